@@ -1,0 +1,182 @@
+"""Reading traces: memory-mapped, one request at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traces.checks import Digest, check_request
+from traces.schema import (
+    METADATA_KEY,
+    RequestInfo,
+    RequestTrace,
+    TraceError,
+    TraceMeta,
+    arrow_schema,
+    decode_metadata,
+    request_info,
+)
+
+
+class Trace:
+    """An open trace file: its metadata, its request table, and its requests on demand.
+
+    Iterating reads one request at a time; nothing is kept, so memory is bounded by the longest request.
+    """
+
+    def __init__(
+        self, path: Path, file: pq.ParquetFile, meta: TraceMeta, requests: tuple[RequestInfo, ...]
+    ) -> None:
+        self.path = path
+        self.meta = meta
+        self.requests = requests
+        self._file = file
+        self._schema = arrow_schema(meta)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[RequestTrace]:
+        for index in range(len(self)):
+            yield self.request(index)
+
+    def request(self, index: int) -> RequestTrace:
+        """Read and check the request at `index` (0 … len - 1) of the request table; its arrays are read-only.
+
+        Raises TraceError if the stored rows are damaged or break a rule of the format, IndexError if there is
+        no such request.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"{self.path.name}: there is no request at index {index}; there are {len(self)}."
+            )
+        info, where = self.requests[index], f"{self.path.name}: request {self.requests[index].id}"
+        try:
+            table = self._file.read_row_group(index, use_threads=False)
+        except (pa.ArrowException, OSError):
+            raise TraceError(f"{where}: the stored rows are damaged and cannot be read.") from None
+        layers = np.asarray(self.meta.layers, dtype=np.int16)
+        shape = (info.tokens, len(layers))
+        columns = {name: _flat(table.column(name), where, name) for name in table.column_names}
+        grids = {name: columns[name].reshape(shape) for name in ("request", "position", "phase", "layer")}
+        if bool(np.any(grids["request"] != info.id)):
+            raise TraceError(
+                f"{where}, field 'request': every row of the row group must carry the request's id."
+            )
+        if bool(np.any(grids["layer"] != layers)):
+            raise TraceError(
+                f"{where}, field 'layer': every token must have one row for each layer of the metadata."
+            )
+        for name in ("position", "phase"):
+            if bool(np.any(grids[name] != grids[name][:, :1])):
+                raise TraceError(f"{where}, field '{name}': all layers of a token must have the same {name}.")
+        meta = self.meta
+        request = RequestTrace(
+            id=info.id,
+            positions=_frozen(grids["position"][:, 0]),
+            phases=_frozen(grids["phase"][:, 0]),
+            experts=columns["experts"].reshape(*shape, meta.top_k),
+            weights=columns["weights"].reshape(*shape, meta.top_k) if meta.has_weights else None,
+            probabilities=columns["probabilities"].reshape(*shape, meta.num_experts)
+            if meta.has_probabilities
+            else None,
+            guesses=columns["guesses"].reshape(*shape, meta.guess_distances, meta.guess_width)
+            if meta.guess_distances
+            else None,
+        )
+        check_request(request, meta, self.path.name)
+        if request_info(request, info.task) != info:
+            raise TraceError(
+                f"{where}, field 'requests': the request table of the metadata must match the rows."
+            )
+        return request
+
+    def verify(self) -> None:
+        """Read everything and raise TraceError if the content's digest is not the one in the metadata."""
+        digest = Digest(self.meta)
+        for info, request in zip(self.requests, self, strict=True):
+            digest.add(request, info.task)
+        if digest.hexdigest() != self.meta.digest:
+            raise TraceError(f"{self.path.name}: metadata field 'digest' must be the digest of the content.")
+
+
+def open_trace(path: str | os.PathLike[str], *, verify: bool = False) -> Trace:
+    """Open the trace file at `path`, memory-mapped; with `verify` also read it all and check its digest.
+
+    Opening checks the container, the metadata, the columns and the row counts; each request's content is
+    checked when it is read. Raises TraceError if `path` is not a trace file of this format version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TraceError(f"{path}: there is no such trace file.")
+    name = path.name
+    try:
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    except (pa.ArrowException, OSError):
+        raise TraceError(f"{name}: a trace must be a complete Parquet file, but this is none.") from None
+    raw = (file.metadata.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise TraceError(
+            f"{name}: the Parquet metadata must have a '{METADATA_KEY.decode()}' entry; import it first."
+        )
+    meta, requests = decode_metadata(raw, name)
+    _check_columns(file.schema_arrow, arrow_schema(meta), name)
+    _check_row_groups(file.metadata, meta, requests, name)
+    trace = Trace(path, file, meta, requests)
+    if verify:
+        trace.verify()
+    return trace
+
+
+def _check_columns(found: pa.Schema, expected: pa.Schema, name: str) -> None:
+    for field in expected:
+        if field.name not in found.names:
+            raise TraceError(f"{name}: column '{field.name}' is missing.")
+        kind = found.field(field.name).type
+        if kind != field.type:
+            raise TraceError(f"{name}: column '{field.name}' must be {field.type}, not {kind}.")
+    for column in found.names:
+        if column not in expected.names:
+            raise TraceError(
+                f"{name}: column '{column}' is not part of the format, or not announced in the metadata."
+            )
+
+
+def _check_row_groups(
+    found: pq.FileMetaData, meta: TraceMeta, requests: tuple[RequestInfo, ...], name: str
+) -> None:
+    if found.num_row_groups != len(requests):
+        raise TraceError(
+            f"{name}: there must be one row group for each of the {len(requests)} requests of the metadata, "
+            f"not {found.num_row_groups}."
+        )
+    for index, info in enumerate(requests):
+        rows, expected = found.row_group(index).num_rows, info.tokens * len(meta.layers)
+        if rows != expected:
+            raise TraceError(
+                f"{name}: request {info.id} must have {expected} rows ({info.tokens} tokens on "
+                f"{len(meta.layers)} layers), not {rows}."
+            )
+
+
+def _flat(column: pa.ChunkedArray, where: str, name: str) -> np.ndarray:
+    """Return the values of a column as one flat array, without a copy if it is one chunk."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if array.null_count:
+        raise TraceError(f"{where}, field '{name}': there must be no nulls.")
+    if pa.types.is_fixed_size_list(array.type):
+        array = array.flatten()
+        if array.null_count:
+            raise TraceError(f"{where}, field '{name}': there must be no nulls.")
+    return array.to_numpy()
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    values = np.ascontiguousarray(values)
+    values.flags.writeable = False
+    return values
