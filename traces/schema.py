@@ -257,6 +257,6 @@ def check_requests(infos: tuple[RequestInfo, ...], file: str) -> None:
         counts = (info.prefill_tokens, info.decode_tokens, info.unknown_tokens)
         if info.tokens < 1 or min(counts) < 0 or sum(counts) != info.tokens:
             raise TraceError(
-                f"{file}: request {info.id} must have at least one token, and its prefill, decode and unknown "
-                f"tokens must add up to 'tokens', but {counts} do not give {info.tokens}."
+                f"{file}: request {info.id} must have at least one token, and its prefill, decode and "
+                f"unknown tokens must add up to 'tokens', but {counts} do not give {info.tokens}."
             )

@@ -1,0 +1,214 @@
+"""Importer of long Parquet tables: one row per (request, position, layer, slot).
+
+Columns ``request``, ``position``, ``phase`` (0/1/-1, or a boolean that is true in decode), ``layer``,
+``slot``, ``expert``; optionally ``weight`` (NaN or null where unknown) and ``guess1``, ``guess2``, … (the slot-th
+guess for the layer that many layers on, -1 where none). The rows of a request stand together. The schema's
+metadata says ``num_experts``, or has under ``model`` the JSON of a Hugging Face configuration; further known
+keys are ``model``, ``top_k``, ``native_top_k``, ``source``, ``licence``, ``note``, ``dataset``, ``capture_tool``.
+
+Requests may be described by a list of objects with ``request`` and ``category`` or ``domain`` (becomes the
+task) and ``dataset``, in the metadata under ``requests`` or in a file ``X.requests.json`` beside ``X.parquet``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traces.importers._dense import dense_request, slots_are_ranked
+from traces.importers._models import canonical_name, resolve_native_top_k
+from traces.schema import RequestTrace, TraceError, TraceMeta
+
+REQUIRED_COLUMNS = ("request", "position", "phase", "layer", "slot", "expert")
+_BATCH_ROWS = 1 << 17
+
+
+def recognise(path: Path) -> bool:
+    """Return whether `path` is a Parquet file with the columns of this format."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PAR1":
+            return False
+    try:
+        names = pq.ParquetFile(path).schema_arrow.names
+    except (pa.ArrowException, OSError):
+        return False
+    return all(name in names for name in REQUIRED_COLUMNS)
+
+
+def load(
+    path: Path,
+    *,
+    requests: Sequence[int] | None = None,
+    model: str | None = None,
+    native_top_k: int | None = None,
+) -> tuple[TraceMeta, Iterator[tuple[RequestTrace, str | None]]]:
+    """Return the metadata and the requests of `path`; see the package for the options.
+
+    The file is scanned once for its layers and then read in batches: memory holds a batch and one request.
+    """
+    file = pq.ParquetFile(path)
+    recorded = _recorded(file, path.name)
+    described = _described_requests(path, recorded)
+    scan = _scan(file)
+    num_experts = _integer(recorded, "num_experts", path.name)
+    if num_experts is None:
+        raise TraceError(f"{path.name}: metadata field 'num_experts' is missing.")
+    top_k = _integer(recorded, "top_k", path.name) or scan.slots
+    if scan.slots > top_k:
+        raise TraceError(f"{path.name}: field 'slot' must be below the top_k {top_k} of the metadata.")
+    name = model or canonical_name(recorded.get("model", "unknown"))
+    native = resolve_native_top_k(
+        name, native_top_k, _integer(recorded, "native_top_k", path.name), top_k, path.name
+    )
+    distances = 0
+    while f"guess{distances + 1}" in file.schema_arrow.names:
+        distances += 1
+    datasets = sorted({str(entry["dataset"]) for entry in described.values() if entry.get("dataset")})
+    notes = [
+        recorded.get("note", ""),
+        f"model as recorded: {recorded['model']}" if "model" in recorded else "",
+    ]
+    meta = TraceMeta(
+        model=name,
+        num_experts=num_experts,
+        top_k=top_k,
+        native_top_k=native,
+        layers=scan.layers,
+        rank_known=scan.ranked,
+        has_weights=scan.has_weights,
+        guess_distances=distances,
+        guess_width=top_k if distances else 0,
+        capture_tool=recorded.get("capture_tool", ""),
+        dataset=recorded.get("dataset", ", ".join(datasets)),
+        licence=recorded.get("licence", ""),
+        source=recorded.get("source", path.name),
+        notes="; ".join(note for note in notes if note),
+    )
+    return meta, _requests(file, path.name, meta, described, requests)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    layers: tuple[int, ...]
+    slots: int
+    ranked: bool
+    has_weights: bool
+
+
+def _scan(file: pq.ParquetFile) -> _Scan:
+    """Read the columns that decide the metadata, batch by batch."""
+    names = ["layer", "slot", "expert"] + (["weight"] if "weight" in file.schema_arrow.names else [])
+    layers: set[int] = set()
+    slots, ranked, has_weights = 0, True, False
+    for columns in _batches(file, names):
+        layers.update(int(layer) for layer in np.unique(columns["layer"]))
+        slots = max(slots, int(columns["slot"].max()) + 1)
+        weight = columns.get("weight")
+        has_weights = has_weights or (weight is not None and not bool(np.isnan(weight).all()))
+        ranked = ranked and slots_are_ranked(columns["slot"], columns["expert"], weight)
+    return _Scan(tuple(sorted(layers)), slots, ranked, has_weights)
+
+
+def _requests(
+    file: pq.ParquetFile,
+    name: str,
+    meta: TraceMeta,
+    described: dict[int, dict[str, Any]],
+    wanted: Sequence[int] | None,
+) -> Iterator[tuple[RequestTrace, str | None]]:
+    columns = list(REQUIRED_COLUMNS) + (["weight"] if meta.has_weights else [])
+    columns += [f"guess{distance}" for distance in range(1, meta.guess_distances + 1)]
+    found: set[int] = set()
+    for request, rows in _runs(file, columns):
+        if wanted is not None and request not in wanted:
+            continue
+        if request in found:
+            raise TraceError(
+                f"{name}: request {request}, field 'request': the rows of a request must stand together."
+            )
+        found.add(request)
+        entry = described.get(request, {})
+        task = entry.get("category", entry.get("domain"))
+        yield dense_request(request, rows, meta, name), None if task is None else str(task)
+    for request in wanted or ():
+        if request not in found:
+            raise TraceError(f"{name}: request {request} is wanted but the file does not hold it.")
+
+
+def _runs(file: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield the rows of each run of equal request ids, which may span batches."""
+    current, pieces = -1, list[dict[str, np.ndarray]]()
+    for columns in _batches(file, names):
+        ids = columns["request"]
+        cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
+        for start, stop in itertools.pairwise(cuts):
+            if pieces and int(ids[start]) != current:
+                yield current, _joined(pieces)
+                pieces = []
+            current = int(ids[start])
+            pieces.append({name: values[start:stop] for name, values in columns.items()})
+    if pieces:
+        yield current, _joined(pieces)
+
+
+def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _batches(file: pq.ParquetFile, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+        if batch.num_rows:
+            columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
+            if "weight" in columns:
+                columns["weight"] = columns["weight"].astype(np.float32)
+            yield columns
+
+
+def _recorded(file: pq.ParquetFile, name: str) -> dict[str, str]:
+    """Return the schema's metadata as text; a model's JSON configuration is taken apart."""
+    raw = file.schema_arrow.metadata or {}
+    recorded = {key.decode(): value.decode(errors="replace") for key, value in raw.items()}
+    if recorded.get("model", "").startswith("{"):
+        config = _json(recorded["model"], name, "model")
+        recorded["model"] = str(config.get("model_type", "unknown"))
+        for key, source in (("num_experts", "num_experts"), ("top_k", "num_experts_per_tok")):
+            if source in config:
+                recorded.setdefault(key, str(config[source]))
+    return recorded
+
+
+def _described_requests(path: Path, recorded: dict[str, str]) -> dict[int, dict[str, Any]]:
+    sidecar = path.with_suffix(".requests.json")
+    if sidecar.is_file():
+        name, entries = sidecar.name, _json(sidecar.read_text(encoding="utf-8"), sidecar.name, "requests")
+    else:
+        name, entries = path.name, _json(recorded.get("requests", "[]"), path.name, "requests")
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and "request" in e for e in entries):
+        raise TraceError(f"{name}: field 'requests' must be a list of objects that each have a 'request' id.")
+    return {int(entry["request"]): entry for entry in entries}
+
+
+def _json(text: str, name: str, field: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise TraceError(f"{name}: field '{field}' must be valid JSON.") from None
+
+
+def _integer(recorded: dict[str, str], field: str, name: str) -> int | None:
+    if field not in recorded:
+        return None
+    try:
+        return int(recorded[field])
+    except ValueError:
+        raise TraceError(
+            f"{name}: metadata field '{field}' must be an integer, not {recorded[field]!r}."
+        ) from None
