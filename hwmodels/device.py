@@ -1,0 +1,168 @@
+"""Devices and links: data, with their rules. Every number of a preset is accounted for in `source`."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from omegaconf import MISSING
+
+from hwmodels.errors import PlatformError
+from hwmodels.operators import KINDS
+
+DEVICE_KINDS = ("gpu", "cpu", "dram", "ssd", "switch")
+LINK_KINDS = ("pcie", "nvlink", "bus", "network")
+DTYPES = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4", "int4")
+_REQUIRED = {
+    "gpu": ("peak_flop_per_s", "memory_capacity_bytes", "memory_read_bytes_per_s"),
+    "cpu": ("peak_flop_per_s", "memory"),
+    "dram": ("memory_capacity_bytes", "memory_read_bytes_per_s"),
+    "ssd": ("memory_capacity_bytes", "memory_read_bytes_per_s"),
+    "switch": (),
+}
+
+
+@dataclass
+class ReadRate:
+    """One measured point of a drive: `active_requests` at once, each of `request_bytes`."""
+
+    request_bytes: int = MISSING
+    active_requests: int = MISSING
+    bytes_per_s: float = MISSING
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor, a memory or a switch. Zero means: does not apply to this kind.
+
+    peak_flop_per_s     dense operations per second by dtype (two per multiply-add)
+    memory_*            the device's own memory; a cpu takes what it leaves out from the device in `memory`
+    launch_overhead_s   spent before each operation
+    compute_efficiency, memory_efficiency
+                        achievable fraction of peak by kind of operation, also "copy" for memory;
+                        what is left out comes from hwmodels.efficiency
+    source              where each number is from
+    """
+
+    kind: str = MISSING
+    source: str = MISSING
+    name: str = ""
+    peak_flop_per_s: dict[str, float] = field(default_factory=dict)
+    memory: str = ""
+    memory_capacity_bytes: int = 0
+    memory_read_bytes_per_s: float = 0.0
+    memory_write_bytes_per_s: float = 0.0
+    memory_latency_s: float = 0.0
+    launch_overhead_s: float = 0.0
+    compute_efficiency: dict[str, float] = field(default_factory=dict)
+    memory_efficiency: dict[str, float] = field(default_factory=dict)
+    read_bytes_per_s_table: list[ReadRate] = field(default_factory=list)
+    idle_power_w: float = 0.0
+    tdp_w: float = 0.0
+
+    def read_bandwidth(self, active_requests: float, request_bytes: float) -> float:
+        """Bytes per second that this many concurrent requests of this size get together.
+
+        Bilinear in log2 of both, clamped to the table's edges; without a table the sequential rate.
+        """
+        if not self.read_bytes_per_s_table:
+            return self.memory_read_bytes_per_s
+        grid = {(p.active_requests, p.request_bytes): p.bytes_per_s for p in self.read_bytes_per_s_table}
+        actives = sorted({active for active, _ in grid})
+        sizes = sorted({size for _, size in grid})
+        x = np.log2(max(request_bytes, 1.0))
+        rows = [np.interp(x, np.log2(sizes), [grid[a, s] for s in sizes]) for a in actives]
+        return float(np.interp(np.log2(max(active_requests, 1.0)), np.log2(actives), rows))
+
+
+@dataclass(frozen=True)
+class Link:
+    """A duplex link; `a` is the host's end. a to b is direction "down", b to a "up", each with the full
+    bandwidth. `efficiency` is the fraction that large copies achieve."""
+
+    name: str = MISSING
+    kind: str = MISSING
+    a: str = MISSING
+    b: str = MISSING
+    bandwidth_bytes_per_s: float = MISSING
+    source: str = MISSING
+    latency_s: float = 0.0
+    efficiency: float = 1.0
+
+    @property
+    def effective_bytes_per_s(self) -> float:
+        """What large copies achieve in each direction."""
+        return self.bandwidth_bytes_per_s * self.efficiency
+
+
+def check_device(device: Device, where: str) -> None:
+    """Raises PlatformError if a number is impossible or one that this kind needs is missing."""
+    at = f"{where}: field 'devices.{device.name}"
+    _one_of(device.kind, DEVICE_KINDS, f"{at}.kind'")
+    _not_blank(device.source, f"{at}.source'")
+    for key in _REQUIRED[device.kind]:
+        if not getattr(device, key):
+            raise PlatformError(f"{at}.{key}' is required for a device of kind {device.kind} and not zero.")
+    if device.memory and device.kind != "cpu":
+        raise PlatformError(f"{at}.memory' is only for a cpu; a {device.kind} has its own.")
+    if device.read_bytes_per_s_table and device.kind != "ssd":
+        raise PlatformError(f"{at}.read_bytes_per_s_table' is only for an ssd, not a {device.kind}.")
+    for key in (
+        "memory_capacity_bytes",
+        "memory_read_bytes_per_s",
+        "memory_write_bytes_per_s",
+        "memory_latency_s",
+        "launch_overhead_s",
+        "idle_power_w",
+        "tdp_w",
+    ):
+        if getattr(device, key) < 0:
+            raise PlatformError(f"{at}.{key}' must not be negative, got {getattr(device, key)}.")
+    if device.tdp_w and device.idle_power_w > device.tdp_w:
+        raise PlatformError(f"{at}.idle_power_w' must not be above tdp_w ({device.tdp_w}).")
+    for dtype, peak in device.peak_flop_per_s.items():
+        _one_of(dtype, DTYPES, f"{at}.peak_flop_per_s'")
+        if peak <= 0:
+            raise PlatformError(f"{at}.peak_flop_per_s.{dtype}' must be above zero, got {peak}.")
+    for key in ("compute_efficiency", "memory_efficiency"):
+        for kind, factor in getattr(device, key).items():
+            _one_of(kind, (*KINDS, "copy") if key == "memory_efficiency" else KINDS, f"{at}.{key}'")
+            _fraction(factor, f"{at}.{key}.{kind}'")
+    _check_table(device.read_bytes_per_s_table, f"{at}.read_bytes_per_s_table'")
+
+
+def _check_table(table: list[ReadRate], at: str) -> None:
+    if any(p.request_bytes <= 0 or p.active_requests <= 0 or p.bytes_per_s <= 0 for p in table):
+        raise PlatformError(f"{at} must hold only numbers above zero.")
+    points = {(p.active_requests, p.request_bytes) for p in table}
+    grid = {(a, s) for a, _ in points for _, s in points}
+    if len(points) != len(table) or points != grid:
+        raise PlatformError(f"{at} must give each pair of active_requests and request_bytes exactly once.")
+
+
+def check_link(link: Link, where: str) -> None:
+    """Raises PlatformError if a field of the link is impossible."""
+    at = f"{where}: field 'links.{link.name}"
+    _not_blank(link.name, f"{where}: field 'links.name'")
+    _not_blank(link.source, f"{at}.source'")
+    _one_of(link.kind, LINK_KINDS, f"{at}.kind'")
+    if link.bandwidth_bytes_per_s <= 0:
+        raise PlatformError(
+            f"{at}.bandwidth_bytes_per_s' must be above zero, got {link.bandwidth_bytes_per_s}."
+        )
+    if link.latency_s < 0:
+        raise PlatformError(f"{at}.latency_s' must not be negative, got {link.latency_s}.")
+    _fraction(link.efficiency, f"{at}.efficiency'")
+
+
+def _one_of(value: str, allowed: tuple[str, ...], at: str) -> None:
+    if value not in allowed:
+        raise PlatformError(f"{at} must be one of {', '.join(allowed)}, got '{value}'.")
+
+
+def _not_blank(value: str, at: str) -> None:
+    if not value.strip():
+        raise PlatformError(f"{at} must not be empty.")
+
+
+def _fraction(value: float, at: str) -> None:
+    if not 0 < value <= 1:
+        raise PlatformError(f"{at} must be above 0 and at most 1, got {value}.")

@@ -1,0 +1,65 @@
+"""How long an operation takes: the roofline (Williams, Waterman and Patterson, CACM 2009) plus a constant."""
+
+import numpy as np
+
+from hwmodels.device import Device
+from hwmodels.efficiency import Efficiency, efficiency
+from hwmodels.errors import PlatformError
+from hwmodels.operators import Array, Work
+
+FALLBACK = {
+    "mxfp4": "bf16",
+    "fp4": "bf16",
+    "int4": "bf16",
+    "int8": "bf16",
+    "fp8": "bf16",
+    "bf16": "fp16",
+    "fp16": "fp32",
+}
+"""What a device without arithmetic in a dtype computes in: narrow weights are dequantised to bf16, bf16
+becomes fp16 where it is missing (Turing, Volta), and fp32 where there is no half precision (AVX2)."""
+
+_IDEAL = Efficiency(1.0, 1.0)
+
+
+def peak_flop_per_s(device: Device, dtype: str) -> float:
+    """Peak rate in `dtype` or in the first dtype along FALLBACK which the device has.
+
+    Raises PlatformError if there is none.
+    """
+    name: str | None = dtype
+    while name is not None:
+        if name in device.peak_flop_per_s:
+            return device.peak_flop_per_s[name]
+        name = FALLBACK.get(name)
+    raise PlatformError(f"device '{device.name}' has no peak_flop_per_s for {dtype} nor for a wider dtype.")
+
+
+def time_s(work: Work, device: Device) -> Array:
+    """Seconds, elementwise: launch_overhead_s + max(flops / (peak · e_c), bytes / (read bandwidth · e_m)).
+
+    e_c and e_m are the efficiencies of the kind of work (hwmodels.efficiency). No work takes no time.
+    """
+    compute, memory = _compute_and_memory_s(work, device, efficiency(device, work.kind))
+    busy = np.maximum(compute, memory)
+    return np.where(busy > 0, device.launch_overhead_s + busy, 0.0)
+
+
+def floor_s(work: Work, device: Device) -> Array:
+    """Seconds that physics asks for: as `time_s`, at full efficiency and without overhead."""
+    compute, memory = _compute_and_memory_s(work, device, _IDEAL)
+    return np.maximum(compute, memory)
+
+
+def is_memory_bound(work: Work, device: Device) -> np.ndarray:
+    """Elementwise: whether moving the bytes takes at least as long as computing."""
+    compute, memory = _compute_and_memory_s(work, device, efficiency(device, work.kind))
+    return np.asarray(memory >= compute)
+
+
+def _compute_and_memory_s(work: Work, device: Device, fraction: Efficiency) -> tuple[Array, Array]:
+    if device.memory_read_bytes_per_s <= 0:
+        raise PlatformError(f"device '{device.name}' has no memory bandwidth to compute from.")
+    compute = work.flops / (peak_flop_per_s(device, work.dtype) * fraction.compute)
+    memory = work.size_bytes / (device.memory_read_bytes_per_s * fraction.memory)
+    return compute, memory

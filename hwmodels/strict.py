@@ -1,0 +1,97 @@
+"""Reading a mapping into a dataclass: nothing unknown, nothing missing, no wrong type.
+
+OmegaConf's structured configs do the checking; this module only turns what they say into one sentence.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from hwmodels.errors import PlatformError
+from hwmodels.units import convert_quantities
+
+T = TypeVar("T")
+
+
+def strict(cls: type[T], mapping: Any, where: str, error_class: type[ValueError], field: str = "") -> T:
+    """An instance of the dataclass `cls` with the values of `mapping` (a dict or an OmegaConf config).
+
+    Text quantities become SI numbers by the unit in their key (hwmodels.units). `where` names the file in
+    messages and `field` the place of `mapping` in it, if that is not the top. Raises `error_class`, one
+    sentence, for unknown keys, missing or wrongly typed values, and numbers which are NaN or infinite.
+
+    OmegaConf makes nested frozen dataclasses read-only while it fills them: annotate such fields as
+    `dict[str, Any]` and call `strict` on the parts.
+    """
+    if isinstance(mapping, DictConfig):
+        try:
+            mapping = OmegaConf.to_container(mapping, resolve=True)
+        except OmegaConfBaseException as error:
+            raise error_class(f"{where}: {_first_line(error)}.") from None
+    if not isinstance(mapping, Mapping):
+        place = f"field '{field}': " if field else ""
+        raise error_class(f"{where}: {place}expected a mapping of fields, got {_show(mapping)}.")
+    _reject_odd_values(mapping, where, field, error_class)
+    try:
+        schema = OmegaConf.structured(cls, flags={"readonly": False})
+        merged = OmegaConf.merge(schema, convert_quantities(mapping, field))
+        return cast(T, OmegaConf.to_object(merged))
+    except PlatformError as error:
+        raise error_class(f"{where}: {error}") from None
+    except OmegaConfBaseException as error:
+        raise error_class(f"{where}: {_sentence(error, field)}") from None
+
+
+def _reject_odd_values(node: Any, where: str, field: str, error_class: type[ValueError]) -> None:
+    """What OmegaConf would let through or trip over: non-text keys, NaN, infinities, interpolations."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if not isinstance(key, str):
+                raise error_class(
+                    f"{where}: field {_show(field or key)} has a key that is not text: {key!r}."
+                )
+            _reject_odd_values(value, where, f"{field}.{key}".lstrip("."), error_class)
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            _reject_odd_values(value, where, f"{field}[{index}]", error_class)
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise error_class(f"{where}: field '{field}' must be a finite number, got {node}.")
+    elif isinstance(node, str) and ("${" in node or node.strip().lower().lstrip("+-") in ("nan", "inf")):
+        raise error_class(f"{where}: field '{field}' must be a plain value, got {_show(node)}.")
+    elif not isinstance(node, str | int | float | bool | None):
+        raise error_class(
+            f"{where}: field '{field}' must be text, a number or true/false, got {_show(node)}."
+        )
+
+
+def _sentence(error: OmegaConfBaseException, prefix: str) -> str:
+    field = f"{prefix}.{error.full_key or error.key or ''}".strip(".")
+    if isinstance(error, ConfigKeyError):
+        owner = error.object_type
+        known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+        near = difflib.get_close_matches(str(error.key), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
+        return f"unknown field '{field}'; {hint}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"field '{f'{prefix}.{_missing(error)}'.strip('.')}' is missing."
+    return f"field '{field}': {_first_line(error)}."
+
+
+def _missing(error: MissingMandatoryValue) -> str:
+    name = _first_line(error).rsplit(": ", 1)[-1]
+    parent = error.full_key or ""
+    return parent if parent.split(".")[-1] == name else f"{parent}.{name}".lstrip(".")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".").replace("'None'", "nothing")
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

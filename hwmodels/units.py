@@ -1,0 +1,99 @@
+"""The one place where a quantity with a unit becomes an SI number.
+
+Units are told by names: a key which ends in `_bytes`, `_bytes_per_s`, `_s`, `_flop_per_s` or `_w` holds that
+quantity, as a plain SI number or as text such as "900 GB/s". Bits (`Gb/s`) are refused: they are too easily
+taken for bytes. Decimal (kB, MB) and binary (KiB, MiB) prefixes follow IEC 80000-13.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hwmodels.errors import PlatformError
+
+_SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_BYTES = {f"{prefix}B": factor for prefix, factor in {**_SI, **_BINARY}.items()}
+
+UNITS: dict[str, dict[str, float]] = {
+    "bytes_per_s": {f"{name}/s": factor for name, factor in _BYTES.items()},
+    "flop_per_s": {
+        f"{prefix}{name}": factor
+        for prefix, factor in _SI.items()
+        for name in ("FLOP/s", "FLOPS", "OP/s", "OPS")
+    },
+    "bytes": _BYTES,
+    "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12},
+    "w": {"W": 1.0, "mW": 1e-3, "kW": 1e3},
+}
+"""Unit (as written at the end of a key) -> spelling -> factor to the SI unit; longest names first."""
+
+_EXAMPLES = {
+    "bytes_per_s": "900 GB/s",
+    "flop_per_s": "31.5 TFLOP/s",
+    "bytes": "25 GiB",
+    "s": "10 us",
+    "w": "170 W",
+}
+_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+
+
+def parse_quantity(text: str | int | float, unit: str) -> float:
+    """The number of SI units in `text`; `unit` is one of `UNITS`, e.g. "bytes_per_s" for bytes per second.
+
+    A number, or text which is only a number, is taken as SI already.
+
+    >>> parse_quantity("900 GB/s", "bytes_per_s")
+    900000000000.0
+    >>> parse_quantity("2 KiB", "bytes")
+    2048.0
+
+    Raises PlatformError for text that is no finite quantity of this unit.
+    """
+    if unit not in UNITS:
+        raise PlatformError(f"'{unit}' is no unit known here; expected one of {', '.join(UNITS)}.")
+    wanted = f"expected a quantity such as '{_EXAMPLES[unit]}'"
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise PlatformError(f"{text!r} is no quantity; {wanted}.")
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None:
+        raise PlatformError(f"{text!r} is no finite number with a unit; {wanted}.")
+    number, spelling = match.groups()
+    if spelling and spelling not in UNITS[unit]:
+        raise PlatformError(f"{text!r} has the wrong unit; {wanted}.")
+    value = float(number) * (UNITS[unit][spelling] if spelling else 1.0)
+    if not math.isfinite(value):
+        raise PlatformError(f"{text!r} is no finite number with a unit; {wanted}.")
+    return value
+
+
+def unit_of_key(key: str) -> str | None:
+    """The unit which the name of a key states, or None.
+
+    >>> unit_of_key("memory_read_bytes_per_s")
+    'bytes_per_s'
+    """
+    return next((unit for unit in UNITS if key == unit or key.endswith(f"_{unit}")), None)
+
+
+def convert_quantities(node: Any, field: str = "", unit: str | None = None) -> Any:
+    """A copy of nested mappings and lists in which every text quantity is an SI number.
+
+    A mapping under a key with a unit passes the unit on to its values. Whole numbers of bytes become int.
+    Raises PlatformError naming the field.
+    """
+    if isinstance(node, Mapping):
+        return {
+            key: convert_quantities(value, f"{field}.{key}".lstrip("."), unit_of_key(str(key)) or unit)
+            for key, value in node.items()
+        }
+    if isinstance(node, list | tuple):
+        return [convert_quantities(value, f"{field}[{i}]", unit) for i, value in enumerate(node)]
+    if unit is None or not isinstance(node, str | float):
+        return node
+    try:
+        value = parse_quantity(node, unit)
+    except PlatformError as error:
+        raise PlatformError(f"field '{field}': {error}") from None
+    return round(value) if unit == "bytes" else value
