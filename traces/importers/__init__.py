@@ -6,9 +6,9 @@ package, so adding a format is adding a file. It offers
 ``recognise(path) -> bool``
     whether the file's content (not its name) is of this format; never raises on a readable file
 ``load(path, *, requests=None, model=None, native_top_k=None) -> (TraceMeta, iterator)``
-    the metadata, and an iterator of (RequestTrace, task or None); `requests` limits it to these ids, `model` and
-    `native_top_k` replace what the file says or leaves open. Raises TraceError if the file breaks its format's
-    rules, when called or while iterating.
+    the metadata, and an iterator of (RequestTrace, task or None); `requests` limits it to these ids, `model`
+    and `native_top_k` replace what the file says or leaves open. Raises TraceError if the file breaks its
+    format's rules, when called or while iterating.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def import_trace(
     model, dataset, licence, native_top_k, notes
                    replace what the file records
     origin         becomes ``meta.source``: where `source` itself was published
-    Raises TraceError if the format is not known, the content breaks its rules, or a wanted request is missing;
-    then no file is left at `destination`.
+    Raises TraceError if the format is not known, the content breaks its rules, or a wanted request is
+    missing; then no file is left at `destination`.
     """
     source = Path(source)
     if not source.is_file():

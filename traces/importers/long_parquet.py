@@ -1,13 +1,15 @@
 """Importer of long Parquet tables: one row per (request, position, layer, slot).
 
 Columns ``request``, ``position``, ``phase`` (0/1/-1, or a boolean that is true in decode), ``layer``,
-``slot``, ``expert``; optionally ``weight`` (NaN or null where unknown) and ``guess1``, ``guess2``, … (the slot-th
-guess for the layer that many layers on, -1 where none). The rows of a request stand together. The schema's
-metadata says ``num_experts``, or has under ``model`` the JSON of a Hugging Face configuration; further known
-keys are ``model``, ``top_k``, ``native_top_k``, ``source``, ``licence``, ``note``, ``dataset``, ``capture_tool``.
+``slot``, ``expert``; optionally ``weight`` (NaN or null where unknown) and ``guess1``, ``guess2``, … (the
+slot-th guess for the layer that many layers on, -1 where none). The rows of a request stand together. The
+schema's metadata says ``num_experts``, or has under ``model`` the JSON of a Hugging Face configuration;
+further known keys are ``model``, ``top_k``, ``native_top_k``, ``source``, ``licence``, ``note``, ``dataset``
+and ``capture_tool``.
 
 Requests may be described by a list of objects with ``request`` and ``category`` or ``domain`` (becomes the
-task) and ``dataset``, in the metadata under ``requests`` or in a file ``X.requests.json`` beside ``X.parquet``.
+task) and ``dataset``, in the metadata under ``requests`` or in a file ``X.requests.json`` beside
+``X.parquet``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Header lines start with ``#``: the format, the model (``n_layer``, ``n_expert``, ``n_expert_used``), then for
 each layer the bytes of one expert and of the dense part. Rows are ``turn,phase,step,layer,slot,expert,weight,
-residency,expert_bytes``: prefill layer by layer, decode token by token. A turn becomes a request; ``step`` is the
-position in it. In prefill the last layer may hold the last token only (llama.cpp needs no other); the others are
--1 there.
+residency,expert_bytes``: prefill layer by layer, decode token by token. A turn becomes a request; ``step`` is
+the position in it. In prefill the last layer may hold the last token only (llama.cpp needs no other); the
+others are -1 there.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def read_accesses(path: str | Path) -> np.ndarray:
     """Return the rows as a structured array of `ACCESS_DTYPE`, in file order.
 
     ``residency`` is 0 for a miss, 1 for a hit, 2 for a hit on a prefetched expert; the device fills it in
-    decode rows only (0 in prefill). ``expert_bytes`` is the expert's size if this access read it from flash: 0 on
-    a hit, and in prefill on every occurrence of an expert in its layer but the first. Raises TraceError as `load`
-    does.
+    decode rows only (0 in prefill). ``expert_bytes`` is the expert's size if this access read it from flash:
+    0 on a hit, and in prefill on every occurrence of an expert in its layer but the first. Raises TraceError
+    as `load` does.
     """
     path = Path(path)
     columns = _read_columns(path, read_route_header(path))
