@@ -1,0 +1,336 @@
+"""From requests to steps: what each forward pass processes and which experts it asks for.
+
+A *step* is one forward pass over a batch: a prefill (all prompt tokens) or a decode (one token per
+request). For every routed layer it holds a *group*: the distinct blobs asked for and how many
+tokens each serves. A group is ordered by the last occurrence of each expert in the step's
+(token, slot) sequence, so that recency within a step is what streaming the tokens would give; for
+one decoded token that is the order of the slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from traces import RequestTrace, Trace
+
+BLOCK_TOKENS = 512
+Group = tuple[list[int], list[int] | None]  # blobs, tokens of each (None: one token each)
+Forecast = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray | None]
+
+
+class PlanError(ValueError):
+    """A workload that cannot be served; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Which requests are served, and how they are grouped.
+
+    requests: how many, in file order (None: all); first_request: where to begin; batch_size:
+    requests that run in lock-step; max_decode_tokens: cut each request (None: as recorded);
+    warmup_requests: served first, left out of the metrics; synthetic_prefill: give requests whose
+    prompt was not recorded a prefill drawn from their own decode rows.
+    """
+
+    requests: int | None = None
+    first_request: int = 0
+    batch_size: int = 1
+    max_decode_tokens: int | None = None
+    warmup_requests: int = 0
+    synthetic_prefill: bool = False
+
+
+@dataclass(slots=True)
+class Step:
+    """One forward pass. kv_tokens: context length of each request after the step; groups: per routed layer."""
+
+    batch: int
+    prefill: bool
+    tokens: int
+    requests: list[int]
+    kv_tokens: list[int]
+    groups: list[Group]
+    guesses: list[list[int]] | None
+    row: int  # index into the batch's cost block, see `Block`
+    block: Block
+    rows: list[np.ndarray] = field(default_factory=list)  # experts [tokens, layers, top_k] per request
+    last: bool = False  # the last step of its batch
+
+
+@dataclass(slots=True)
+class Block:
+    """Steps whose dense costs are tabulated together: tokens and summed context, one entry per step."""
+
+    prefill: bool
+    tokens: list[int]
+    kv_tokens: list[list[int]]
+    costs: object = None  # filled by the runtime
+
+
+class Plan:
+    """The steps of a workload over a trace, in order; iterating twice gives the same steps.
+
+    `guess(experts, recorded_guesses, following)` turns the routing of consecutive tokens
+    [tokens, layers, top_k] into experts to fetch after each layer, as blob ids
+    [tokens, layers, width] (-1: none); `following` is the next token's routing, for clairvoyant
+    predictors only.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        workload: Workload,
+        seed: np.random.SeedSequence | None = None,
+        guess: Forecast | None = None,
+    ) -> None:
+        self.trace = trace
+        self.workload = workload
+        self.layers = len(trace.meta.layers)
+        self.experts = trace.meta.num_experts
+        self._guess = guess
+        self._seed = seed or np.random.SeedSequence(0)
+        self._offsets = np.arange(self.layers, dtype=np.int64)[None, :, None] * self.experts
+        if workload.batch_size < 1:
+            raise PlanError(f"workload.batch_size is {workload.batch_size}; expected at least 1.")
+        if workload.requests is not None and workload.requests < 1:
+            raise PlanError(f"workload.requests is {workload.requests}; expected at least 1 or null for all.")
+        if workload.max_decode_tokens is not None and workload.max_decode_tokens < 1:
+            raise PlanError(
+                f"workload.max_decode_tokens is {workload.max_decode_tokens}; expected at least 1 or null."
+            )
+        if not 0 <= workload.first_request < len(trace):
+            raise PlanError(
+                f"workload.first_request is {workload.first_request}; the trace has requests 0 to {len(trace) - 1}."
+            )
+        wanted = workload.requests if workload.requests is not None else len(trace)
+        self.indices = list(range(len(trace)))[workload.first_request : workload.first_request + wanted]
+        if not 0 <= workload.warmup_requests < len(self.indices):
+            raise PlanError(
+                f"workload.warmup_requests is {workload.warmup_requests}; expected fewer than the"
+                f" {len(self.indices)} requests that are served."
+            )
+
+    def training(self) -> Iterator[RequestTrace]:
+        """The requests of the trace that are not served."""
+        served = set(self.indices)
+        return (self.trace.request(index) for index in range(len(self.trace)) if index not in served)
+
+    def context_limits(self) -> list[int]:
+        """Per batch, the longest sum of context tokens its requests reach (for KV-cache room)."""
+        limit = self.workload.max_decode_tokens
+        sums = []
+        for batch in self._batches():
+            total = 0
+            for index in batch:
+                info = self.trace.requests[index]
+                decode = info.decode_tokens + info.unknown_tokens
+                kept = decode if limit is None else min(decode, limit)
+                total += info.first_position + info.prefill_tokens + kept
+            sums.append(total)
+        return sums
+
+    def _batches(self) -> list[list[int]]:
+        size = self.workload.batch_size
+        return [self.indices[i : i + size] for i in range(0, len(self.indices), size)]
+
+    def __iter__(self) -> Iterator[Step]:
+        for number, batch in enumerate(self._batches()):
+            yield from self._batch_steps(number, batch)
+
+    def groups(self) -> Iterator[list[int]]:
+        """The blobs of every (step, layer), in order."""
+        for step in self:
+            for blobs, _ in step.groups:
+                yield blobs
+
+    def _batch_steps(self, number: int, batch: list[int]) -> Iterator[Step]:
+        prompts: list[RequestTrace] = []
+        decodes: list[RequestTrace] = []
+        for index in batch:
+            request = self.trace.request(index)
+            prompt = request.phases == 0
+            if prompt.any():
+                prompts.append(_rows(request, prompt))
+            elif self.workload.synthetic_prefill:
+                prompts.append(self._synthetic_prompt(request, index))
+            decode = _rows(request, ~prompt)
+            if self.workload.max_decode_tokens is not None:
+                decode = _rows(decode, slice(0, self.workload.max_decode_tokens))
+            if len(decode.positions):
+                decodes.append(decode)
+        longest = max((len(decode.positions) for decode in decodes), default=0)
+        if prompts:
+            step = self._prefill(number, prompts)
+            step.last = longest == 0
+            yield step
+        if len(decodes) == 1:
+            yield from self._decode_alone(number, decodes[0])
+        elif decodes:
+            yield from self._decode_together(number, decodes, longest)
+
+    def _prefill(self, number: int, prompts: list[RequestTrace]) -> Step:
+        rows = [prompt.experts for prompt in prompts]
+        block = Block(
+            True, [sum(len(r) for r in rows)], [[int(prompt.positions[-1]) + 1 for prompt in prompts]]
+        )
+        return Step(
+            batch=number,
+            prefill=True,
+            tokens=block.tokens[0],
+            requests=[prompt.id for prompt in prompts],
+            kv_tokens=block.kv_tokens[0],
+            groups=self._merge(np.concatenate(rows)),
+            guesses=self._merged_guesses(prompts, [None] * len(prompts)),
+            row=0,
+            block=block,
+            rows=rows,
+        )
+
+    def _decode_alone(self, number: int, request: RequestTrace) -> Iterator[Step]:
+        total = len(request.positions)
+        for start in range(0, total, BLOCK_TOKENS):
+            stop = min(start + BLOCK_TOKENS, total)
+            experts = request.experts[start:stop]
+            blobs = (experts + self._offsets).tolist()
+            if (experts < 0).any():
+                blobs = [
+                    [
+                        [blob for blob, e in zip(layer, ids, strict=True) if e >= 0]
+                        for layer, ids in zip(token, row, strict=True)
+                    ]
+                    for token, row in zip(blobs, experts.tolist(), strict=True)
+                ]
+            guesses = self._guesses(request, start, stop)
+            contexts = (request.positions[start:stop] + 1).tolist()
+            block = Block(False, [1] * (stop - start), [[kv] for kv in contexts])
+            for row, token in enumerate(blobs):
+                yield Step(
+                    batch=number,
+                    prefill=False,
+                    tokens=1,
+                    requests=[request.id],
+                    kv_tokens=block.kv_tokens[row],
+                    groups=[(layer, None) for layer in token],
+                    guesses=guesses[row] if guesses is not None else None,
+                    row=row,
+                    block=block,
+                    rows=[experts[row : row + 1]],
+                    last=start + row == total - 1,
+                )
+
+    def _decode_together(self, number: int, requests: list[RequestTrace], longest: int) -> Iterator[Step]:
+        for token in range(longest):
+            running = [request for request in requests if token < len(request.positions)]
+            now = [_rows(request, slice(token, token + 1)) for request in running]
+            following = [
+                request.experts[token + 1 : token + 2] if token + 1 < len(request.positions) else None
+                for request in running
+            ]
+            block = Block(False, [len(now)], [[int(request.positions[0]) + 1 for request in now]])
+            rows = [request.experts for request in now]
+            yield Step(
+                batch=number,
+                prefill=False,
+                tokens=len(now),
+                requests=[request.id for request in running],
+                kv_tokens=block.kv_tokens[0],
+                groups=self._merge(np.concatenate(rows)),
+                guesses=self._merged_guesses(now, following),
+                row=0,
+                block=block,
+                rows=rows,
+                last=token == longest - 1,
+            )
+
+    def _merge(self, experts: np.ndarray) -> list[Group]:
+        """Groups of a step with several tokens: experts [tokens, layers, top_k]."""
+        groups: list[Group] = []
+        for layer in range(self.layers):
+            ids = experts[:, layer, :].ravel()
+            ids = ids[ids >= 0]
+            unique, position, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
+            order = np.argsort(-position, kind="stable")
+            groups.append(((unique[order] + layer * self.experts).tolist(), counts[order].tolist()))
+        return groups
+
+    def _guesses(self, request: RequestTrace, start: int, stop: int) -> list[list[list[int]]] | None:
+        """Blobs to fetch after each layer of each token, as lists [tokens][layers][...]."""
+        if self._guess is None:
+            return None
+        experts = request.experts[start:stop]
+        following = request.experts[start + 1 : stop + 1]
+        if len(following) < len(experts):
+            following = np.concatenate([following, np.full_like(experts[:1], -1)])
+        recorded = request.guesses[start:stop] if request.guesses is not None else None
+        guessed = self._guess(experts, recorded, following)
+        if guessed is None:
+            return None
+        lists: list[list[list[int]]] = guessed.tolist()
+        if (guessed < 0).any():
+            lists = [[[blob for blob in layer if blob >= 0] for layer in token] for token in lists]
+        return lists
+
+    def _merged_guesses(
+        self, requests: Sequence[RequestTrace], following: Sequence[np.ndarray | None]
+    ) -> list[list[int]] | None:
+        """Guesses of several tokens, the most often named first."""
+        if self._guess is None:
+            return None
+        all_guesses = []
+        for request, after in zip(requests, following, strict=True):
+            follow = np.full_like(request.experts, -1)
+            follow[:-1] = request.experts[1:]
+            if after is not None:
+                follow[-1:] = after
+            guessed = self._guess(request.experts, request.guesses, follow)
+            if guessed is None:
+                return None
+            all_guesses.append(guessed)
+        guesses = np.concatenate(all_guesses)
+        merged = []
+        for layer in range(self.layers):
+            ids = guesses[:, layer, :].ravel()
+            unique, position, counts = np.unique(ids[ids >= 0], return_index=True, return_counts=True)
+            merged.append(unique[np.lexsort((position, -counts))].tolist())
+        return merged
+
+    def _synthetic_prompt(self, request: RequestTrace, index: int) -> RequestTrace:
+        """Prompt rows drawn with replacement from the request's own decode rows, seeded per request."""
+        length = int(request.positions[0])
+        if length == 0:
+            raise PlanError(
+                f"request {request.id}: workload.synthetic_prefill needs a recorded prompt length, but the"
+                " trace starts at position 0."
+            )
+        seed = np.random.SeedSequence(entropy=self._seed.entropy, spawn_key=(*self._seed.spawn_key, index))
+        draws = np.random.default_rng(seed).integers(len(request.positions), size=length)
+        prompt = _rows(request, draws)
+        return RequestTrace(
+            id=prompt.id,
+            positions=np.arange(length, dtype=np.int32),
+            phases=np.zeros(length, dtype=np.int8),
+            experts=prompt.experts,
+            weights=prompt.weights,
+            probabilities=None,
+            guesses=prompt.guesses,
+        )
+
+
+def _rows(request: RequestTrace, rows: np.ndarray | slice) -> RequestTrace:
+    """The same request with some of its tokens."""
+
+    def pick(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[rows]
+
+    return RequestTrace(
+        id=request.id,
+        positions=request.positions[rows],
+        phases=request.phases[rows],
+        experts=request.experts[rows],
+        weights=pick(request.weights),
+        probabilities=pick(request.probabilities),
+        guesses=pick(request.guesses),
+    )

@@ -1,0 +1,173 @@
+"""Where bytes are: the slots of one memory, their budgets, and who may leave.
+
+Blobs are small integers: `blob = layer_ordinal * experts + expert`. A `Tier` holds blobs of a
+memory under one or more `Partition`s (a budget in bytes and the cache policy that rules it). Room
+is reserved when a load is submitted, so a memory is never over its size, not even in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from simulator.engine.fabric import LANDED, Transfer
+
+if TYPE_CHECKING:
+    from simulator.policies.cache.base import CachePolicy
+
+RESIDENT = True
+Slot = Transfer | bool | None  # in flight, resident, absent
+
+
+class LayerView:
+    """What a cache policy may see: read-only, one object per tier, current during a hook.
+
+    group: running number of the (step, layer) being served; layer: ordinal of the MoE layer;
+    prefill: whether the step processes a prompt; prefetching: whether `victims` is asked on behalf
+    of experts that are only expected to be needed.
+    """
+
+    __slots__ = ("_tier", "group", "layer", "prefetching", "prefill")
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self.group = -1
+        self.layer = -1
+        self.prefill = False
+        self.prefetching = False
+
+    def size_bytes(self, blob: int) -> int:
+        """Size of a blob in bytes."""
+        return self._tier.sizes[blob]
+
+    def evictable(self, blob: int) -> bool:
+        """False for blobs of the running layer, blobs in flight and blobs fetched ahead of their layer."""
+        return blob not in self._tier.pins
+
+    def take_until(self, need_bytes: int, order: Iterable[int]) -> list[int]:
+        """The first evictable blobs of `order` that together free `need_bytes`, or all there are."""
+        pins, sizes = self._tier.pins, self._tier.sizes
+        taken = []
+        for blob in order:
+            if blob not in pins:
+                taken.append(blob)
+                need_bytes -= sizes[blob]
+                if need_bytes <= 0:
+                    break
+        return taken
+
+
+class Partition:
+    """A share of a memory: its budget, its use (both bytes) and the policy that empties it."""
+
+    __slots__ = ("cache", "capacity_bytes", "peak_bytes", "used_bytes")
+
+    def __init__(self, capacity_bytes: int, cache: CachePolicy) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.cache = cache
+        self.used_bytes = 0
+        self.peak_bytes = 0
+
+
+class Tier:
+    """The expert slots of one memory.
+
+    `sizes[blob]` in bytes, `partitions[layer]` the partition of each layer (one object for all
+    layers: a global budget).
+    """
+
+    def __init__(self, name: str, sizes: list[int], partitions: Sequence[Partition]) -> None:
+        self.name = name
+        self.sizes = sizes
+        self.partitions = list(partitions)
+        self.slots: list[Slot] = [None] * len(sizes)
+        self.pins: set[int] = set()
+        self.view = LayerView(self)
+        self.evictions = 0
+        self._draining: list[tuple[Transfer, Partition]] = []
+
+    def look_up(self, blobs: Sequence[int]) -> tuple[list[int], list[Transfer], list[int]]:
+        """Split what a layer needs into resident blobs, transfers in flight, and missing blobs."""
+        slots = self.slots
+        hits: list[int] = []
+        late: list[Transfer] = []
+        misses: list[int] = []
+        for blob in blobs:
+            slot = slots[blob]
+            if slot is RESIDENT:
+                hits.append(blob)
+            elif slot is None:
+                misses.append(blob)
+            elif slot.state == LANDED:  # type: ignore[union-attr]
+                slots[blob] = RESIDENT
+                hits.append(blob)
+            else:
+                late.append(slot)  # type: ignore[arg-type]
+        return hits, late, misses
+
+    def admit(self, partition: Partition, blobs: Sequence[int]) -> int:
+        """Make room for as many of `blobs`, in order, as policy and pins allow; returns how many.
+
+        Evicts what the policy names. The caller then calls `occupy` for each admitted blob.
+        """
+        sizes = self.sizes
+        if self._draining:
+            self._reap()
+        free = partition.capacity_bytes - partition.used_bytes
+        need = 0
+        for blob in blobs:
+            need += sizes[blob]
+        if need > free:
+            for victim in partition.cache.victims(need - free, blobs, self.view):
+                free += sizes[victim]
+                self.evict(partition, victim)
+            if need > free:
+                count = 0
+                for blob in blobs:
+                    free -= sizes[blob]
+                    if free < 0:
+                        break
+                    count += 1
+                return count
+        return len(blobs)
+
+    def occupy(self, partition: Partition, blob: int, slot: Slot) -> None:
+        """Reserve the room of a blob: resident now, or in flight as the given transfer."""
+        self.slots[blob] = slot
+        used = partition.used_bytes = partition.used_bytes + self.sizes[blob]
+        if used > partition.peak_bytes:
+            partition.peak_bytes = used
+
+    def evict(self, partition: Partition, blob: int) -> None:
+        """Drop a blob; the policy hears of it."""
+        self.slots[blob] = None
+        partition.used_bytes -= self.sizes[blob]
+        partition.cache.on_evict(blob)
+        self.evictions += 1
+
+    def withdraw(self, partition: Partition, transfer: Transfer) -> None:
+        """A load was cancelled: its room frees when its running chunk has ended."""
+        blob = transfer.blob
+        self.slots[blob] = None
+        partition.cache.on_evict(blob)
+        if transfer.landed_ps is None:
+            self._draining.append((transfer, partition))
+        else:
+            partition.used_bytes -= self.sizes[blob]
+
+    def _reap(self) -> None:
+        still = []
+        for transfer, partition in self._draining:
+            if transfer.landed_ps is None:
+                still.append((transfer, partition))
+            else:
+                partition.used_bytes -= self.sizes[transfer.blob]
+        self._draining = still
+
+    def resident_bytes(self) -> int:
+        """Bytes reserved now, over all partitions."""
+        return sum({id(p): p.used_bytes for p in self.partitions}.values())
+
+    def peak_bytes(self) -> int:
+        """Sum of the partitions' high-water marks (bytes)."""
+        return sum({id(p): p.peak_bytes for p in self.partitions}.values())
