@@ -1,6 +1,7 @@
 """Devices and links: data, with their rules. Every number of a preset is accounted for in `source`."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from omegaconf import MISSING
@@ -20,7 +21,7 @@ _REQUIRED = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReadRate:
     """One measured point of a drive: `active_requests` at once, each of `request_bytes`."""
 
@@ -39,6 +40,7 @@ class Device:
     compute_efficiency, memory_efficiency
                         achievable fraction of peak by kind of operation, also "copy" for memory;
                         what is left out comes from hwmodels.efficiency
+    read_bytes_per_s_table  of an ssd: ReadRate points on a full grid, see `read_bandwidth`
     source              where each number is from
     """
 
@@ -54,7 +56,7 @@ class Device:
     launch_overhead_s: float = 0.0
     compute_efficiency: dict[str, float] = field(default_factory=dict)
     memory_efficiency: dict[str, float] = field(default_factory=dict)
-    read_bytes_per_s_table: list[ReadRate] = field(default_factory=list)
+    read_bytes_per_s_table: list[Any] = field(default_factory=list)
     idle_power_w: float = 0.0
     tdp_w: float = 0.0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from hwmodels.device import Device, Link, check_device, check_link
+from hwmodels.device import Device, Link, ReadRate, check_device, check_link
 from hwmodels.efficiency import efficiency
 from hwmodels.errors import PlatformError
 from hwmodels.strict import strict
@@ -113,9 +113,10 @@ class Platform:
             return ()
         import networkx as nx
 
+        by_name = {link.name: link for link in self.links}
         try:
             paths = nx.all_simple_edge_paths(self.graph, start, end)
-            routes = [tuple(self.graph.edges[edge]["link"] for edge in path) for path in paths]
+            routes = [tuple(by_name[str(edge[-1])] for edge in path) for path in paths]
         except nx.NetworkXException:
             routes = []
         if not routes:
@@ -169,7 +170,12 @@ def _named_devices(devices: Mapping[str, Any], where: str) -> dict[str, Device]:
         device = strict(Device, fields, where, PlatformError, f"devices.{key}")
         if device.name not in ("", key):
             raise PlatformError(f"{where}: field 'devices.{key}.name' must be '{key}' or left out.")
-        named[key] = replace(device, name=key)
+        at = f"devices.{key}.read_bytes_per_s_table"
+        table = [
+            strict(ReadRate, point, where, PlatformError, f"{at}[{index}]")
+            for index, point in enumerate(device.read_bytes_per_s_table)
+        ]
+        named[key] = replace(device, name=key, read_bytes_per_s_table=table)
         check_device(named[key], where)
     for name, device in named.items():
         if device.kind == "cpu" and (device.memory not in named or named[device.memory].kind != "dram"):

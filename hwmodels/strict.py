@@ -6,8 +6,10 @@ OmegaConf's structured configs do the checking; this module only turns what they
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+import re
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -16,6 +18,14 @@ from hwmodels.errors import PlatformError
 from hwmodels.units import convert_quantities
 
 T = TypeVar("T")
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping of fields",
+}
 
 
 def strict(cls: type[T], mapping: Any, where: str, error_class: type[ValueError], field: str = "") -> T:
@@ -37,6 +47,9 @@ def strict(cls: type[T], mapping: Any, where: str, error_class: type[ValueError]
         place = f"field '{field}': " if field else ""
         raise error_class(f"{where}: {place}expected a mapping of fields, got {_show(mapping)}.")
     _reject_odd_values(mapping, where, field, error_class)
+    for path, hint, value in _misshapen(cls, mapping):
+        at = f"{field}.{path}".lstrip(".")
+        raise error_class(f"{where}: field '{at}' must be {_word(hint)}, got {_show(value)}.")
     try:
         schema = OmegaConf.structured(cls, flags={"readonly": False})
         merged = OmegaConf.merge(schema, convert_quantities(mapping, field))
@@ -44,7 +57,28 @@ def strict(cls: type[T], mapping: Any, where: str, error_class: type[ValueError]
     except PlatformError as error:
         raise error_class(f"{where}: {error}") from None
     except OmegaConfBaseException as error:
-        raise error_class(f"{where}: {_sentence(error, field)}") from None
+        raise error_class(f"{where}: {_sentence(error, cls, mapping, field)}") from None
+
+
+def _misshapen(cls: type, mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Lists and mappings where another shape belongs; OmegaConf lets some pass. (field, type, value)"""
+    for key, hint in get_type_hints(cls).items():
+        if key not in mapping or hint is Any:
+            continue
+        value, container = mapping[key], get_origin(hint)
+        if container is list and isinstance(value, list | tuple):
+            items = [(f"{key}[{index}]", item) for index, item in enumerate(value)]
+        elif container is dict and isinstance(value, Mapping):
+            items = [(f"{key}.{name}", item) for name, item in value.items()]
+        elif container in (list, dict) or isinstance(value, list | tuple | Mapping):
+            yield key, hint, value
+            continue
+        else:
+            continue
+        inner = get_args(hint)[-1]
+        for path, item in items:
+            if inner is not Any and (item is None or isinstance(item, list | tuple | Mapping)):
+                yield path, inner, item
 
 
 def _reject_odd_values(node: Any, where: str, field: str, error_class: type[ValueError]) -> None:
@@ -69,7 +103,8 @@ def _reject_odd_values(node: Any, where: str, field: str, error_class: type[Valu
         )
 
 
-def _sentence(error: OmegaConfBaseException, prefix: str) -> str:
+def _sentence(error: OmegaConfBaseException, cls: type, mapping: Mapping[str, Any], prefix: str) -> str:
+    path = re.findall(r"[^.\[\]]+", error.full_key or str(error.key or ""))
     field = f"{prefix}.{error.full_key or error.key or ''}".strip(".")
     if isinstance(error, ConfigKeyError):
         owner = error.object_type
@@ -79,7 +114,34 @@ def _sentence(error: OmegaConfBaseException, prefix: str) -> str:
         return f"unknown field '{field}'; {hint}"
     if isinstance(error, MissingMandatoryValue):
         return f"field '{f'{prefix}.{_missing(error)}'.strip('.')}' is missing."
-    return f"field '{field}': {_first_line(error)}."
+    return f"field '{field}' must be {_expected(cls, path)}, got {_show(_value(mapping, path))}."
+
+
+def _expected(hint: Any, path: list[str]) -> str:
+    """What the field at `path` below a dataclass or container type should hold, in words."""
+    for part in path:
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            hint = get_type_hints(hint).get(part, Any)
+        else:
+            hint = (get_args(hint) or (Any,))[-1]
+    return _word(hint)
+
+
+def _word(hint: Any) -> str:
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if get_origin(hint) in (Union, UnionType) and options:
+        hint = options[0]
+    return _WORDS.get(get_origin(hint) or hint, "a mapping of fields")
+
+
+def _value(node: Any, path: list[str]) -> Any:
+    for part in path:
+        if isinstance(node, list | tuple):
+            node = node[int(part)]
+        elif isinstance(node, Mapping):
+            node = node.get(part)
+    return node
 
 
 def _missing(error: MissingMandatoryValue) -> str:
@@ -89,7 +151,7 @@ def _missing(error: MissingMandatoryValue) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".").replace("'None'", "nothing")
+    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def _show(value: Any) -> str:

@@ -8,15 +8,16 @@ taken for bytes. Decimal (kB, MB) and binary (KiB, MiB) prefixes follow IEC 8000
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from hwmodels.errors import PlatformError
 
-_SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_SI = {prefix: Decimal(10) ** (3 * power) for power, prefix in enumerate(("", "k", "M", "G", "T", "P"))}
+_BINARY = {f"{prefix}i": Decimal(2) ** (10 * power) for power, prefix in enumerate("KMGTP", start=1)}
 _BYTES = {f"{prefix}B": factor for prefix, factor in {**_SI, **_BINARY}.items()}
 
-UNITS: dict[str, dict[str, float]] = {
+UNITS: dict[str, dict[str, Decimal]] = {
     "bytes_per_s": {f"{name}/s": factor for name, factor in _BYTES.items()},
     "flop_per_s": {
         f"{prefix}{name}": factor
@@ -24,10 +25,14 @@ UNITS: dict[str, dict[str, float]] = {
         for name in ("FLOP/s", "FLOPS", "OP/s", "OPS")
     },
     "bytes": _BYTES,
-    "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12},
-    "w": {"W": 1.0, "mW": 1e-3, "kW": 1e3},
+    "s": {
+        name: Decimal(10) ** power
+        for name, power in (("s", 0), ("ms", -3), ("us", -6), ("µs", -6), ("ns", -9), ("ps", -12))
+    },
+    "w": {"W": Decimal(1), "mW": Decimal("0.001"), "kW": Decimal(1000)},
 }
-"""Unit (as written at the end of a key) -> spelling -> factor to the SI unit; longest names first."""
+"""Unit (as written at the end of a key) -> spelling -> factor to the SI unit; longest names first.
+Decimal numbers, so that "10 us" is exactly the float 1e-05."""
 
 _EXAMPLES = {
     "bytes_per_s": "900 GB/s",
@@ -36,7 +41,7 @@ _EXAMPLES = {
     "s": "10 us",
     "w": "170 W",
 }
-_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(\S*)\s*")
 
 
 def parse_quantity(text: str | int | float, unit: str) -> float:
@@ -62,7 +67,7 @@ def parse_quantity(text: str | int | float, unit: str) -> float:
     number, spelling = match.groups()
     if spelling and spelling not in UNITS[unit]:
         raise PlatformError(f"{text!r} has the wrong unit; {wanted}.")
-    value = float(number) * (UNITS[unit][spelling] if spelling else 1.0)
+    value = float(Decimal(number) * (UNITS[unit][spelling] if spelling else 1))
     if not math.isfinite(value):
         raise PlatformError(f"{text!r} is no finite number with a unit; {wanted}.")
     return value

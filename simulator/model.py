@@ -4,7 +4,6 @@ Parameter counts follow the public implementations of the architectures (Hugging
 file of experiments/conf/model names its source and the published totals it is tested against.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,8 @@ from omegaconf import MISSING
 from hwmodels import Work, operators
 from hwmodels.operators import Number
 from hwmodels.strict import strict
+from simulator.model_attention import AttentionSpec
+from simulator.model_rules import problems
 
 PHASES = ("prefill", "decode")
 _NORM_BITS = 16.0
@@ -22,98 +23,6 @@ _NORM_BITS = 16.0
 
 class ModelError(ValueError):
     """A model description that cannot be; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class AttentionSpec:
-    """One kind of attention layer.
-
-    Grouped-query attention by heads, kv_heads (equal: multi-head) and head_dim; multi-head latent attention
-    (MLA; DeepSeek-V2, arXiv 2405.04434) if kv_lora_rank is above zero: then head_dim is the part of a query
-    without position, rope_head_dim the part with it, value_head_dim that of a value, kv_heads unused.
-
-    window       keys a query sees, and tokens the cache keeps; none: all
-    qk_norm      none, head (one norm per head) or full (over all heads)
-    sinks        one learnt logit per head
-    k_equals_v   no projection of its own for values (the cache holds both, as keys are rotated)
-    """
-
-    heads: int = MISSING
-    head_dim: int = MISSING
-    kv_heads: int = 0
-    window: int | None = None
-    qkv_bias: bool = False
-    o_bias: bool = False
-    qk_norm: str = "none"
-    sinks: bool = False
-    k_equals_v: bool = False
-    kv_lora_rank: int = 0
-    q_lora_rank: int = 0
-    rope_head_dim: int = 0
-    value_head_dim: int = 0
-
-    @property
-    def is_mla(self) -> bool:
-        """Whether this is multi-head latent attention."""
-        return self.kv_lora_rank > 0
-
-    @property
-    def key_dim(self) -> int:
-        """Values per key and head."""
-        return self.head_dim + self.rope_head_dim
-
-    @property
-    def value_dim(self) -> int:
-        """Values per value and head."""
-        return self.value_head_dim or self.head_dim
-
-    @property
-    def cached_values(self) -> int:
-        """Numbers kept per token in the KV cache of one layer."""
-        if self.is_mla:
-            return self.kv_lora_rank + self.rope_head_dim
-        return 2 * self.kv_heads * self.head_dim
-
-    @property
-    def up_projection(self) -> int:
-        """MLA's weights from the latent vector to keys and values of all heads."""
-        return self.kv_lora_rank * self.heads * (self.head_dim + self.value_dim)
-
-    def qkv_weights(self, hidden: int) -> int:
-        """Weights of the projections to queries, keys and values, without biases."""
-        if self.is_mla:
-            query = self.heads * self.key_dim
-            down = (
-                hidden * self.q_lora_rank + self.q_lora_rank * query if self.q_lora_rank else hidden * query
-            )
-            return down + hidden * (self.kv_lora_rank + self.rope_head_dim) + self.up_projection
-        kv_projections = 1 if self.k_equals_v else 2
-        return hidden * self.head_dim * (self.heads + kv_projections * self.kv_heads)
-
-    def qkv_outputs(self) -> int:
-        """Numbers which the projections write per token."""
-        if self.is_mla:
-            outputs = self.heads * (self.key_dim + self.head_dim + self.value_dim)
-            return outputs + self.q_lora_rank + self.cached_values
-        return self.head_dim * (self.heads + 2 * self.kv_heads)
-
-    def o_weights(self, hidden: int) -> int:
-        """Weights of the output projection, without bias."""
-        return self.heads * self.value_dim * hidden
-
-    def params(self, hidden: int) -> int:
-        """All parameters, without norms."""
-        kv_projections = 1 if self.k_equals_v else 2
-        biases = self.head_dim * (self.heads + kv_projections * self.kv_heads) if self.qkv_bias else 0
-        biases += hidden if self.o_bias else 0
-        return self.qkv_weights(hidden) + self.o_weights(hidden) + biases + (self.heads if self.sinks else 0)
-
-    def norm_params(self) -> int:
-        """Parameters of the norms on queries, keys and latent vectors."""
-        if self.is_mla:
-            return self.q_lora_rank + self.kv_lora_rank
-        per_kind = {"none": 0, "head": 2, "full": self.heads + self.kv_heads}
-        return per_kind[self.qk_norm] * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -185,7 +94,7 @@ class ModelSpec:
         spec = replace(
             spec, attention=kinds, attention_pattern=pattern, native_top_k=spec.native_top_k or spec.top_k
         )
-        for problem in _problems(spec):
+        for problem in problems(spec):
             raise ModelError(f"{where}: {problem}.")
         return spec
 
@@ -219,7 +128,8 @@ class ModelSpec:
     def _ffn_weights(self, width: int) -> int:
         return self.ffn_matrices * self.hidden * width
 
-    def _bits(self, part: str) -> float:
+    def bits(self, part: str) -> float:
+        """Stored bits per weight of a part: experts, attention, shared, dense, embedding, head, kv."""
         bits: float | None = getattr(self, f"{part}_bits")
         return self.default_bits if bits is None else bits
 
@@ -238,7 +148,7 @@ class ModelSpec:
     @property
     def expert_bytes(self) -> int:
         """Stored bytes of one routed expert, with scales and biases, rounded."""
-        weights = self._ffn_weights(self.expert_intermediate) * self._bits("experts")
+        weights = self._ffn_weights(self.expert_intermediate) * self.bits("experts")
         return round((weights + self._expert_biases * self.default_bits) / 8)
 
     def parts(self) -> dict[str, tuple[int, int]]:
@@ -253,12 +163,12 @@ class ModelSpec:
         final_norms = 2 if self.encoder_layers else 1
         norms = self.hidden * (self.layers * self.norms_per_layer + cross_norms + final_norms)
         counts = {
-            "attention": (sum(a.params(self.hidden) * n for a, n in kinds), self._bits("attention")),
+            "attention": (sum(a.params(self.hidden) * n for a, n in kinds), self.bits("attention")),
             "router": (moe * self.experts * (self.hidden + self.router_bias), self.default_bits),
-            "shared_experts": (moe * self._ffn_weights(self.shared_intermediate), self._bits("shared")),
-            "dense_ffn": (dense_layers * self._ffn_weights(self.dense_intermediate), self._bits("dense")),
-            "embedding": (table, self._bits("embedding")),
-            "lm_head": (0 if self.tied_embeddings else table, self._bits("head")),
+            "shared_experts": (moe * self._ffn_weights(self.shared_intermediate), self.bits("shared")),
+            "dense_ffn": (dense_layers * self._ffn_weights(self.dense_intermediate), self.bits("dense")),
+            "embedding": (table, self.bits("embedding")),
+            "lm_head": (0 if self.tied_embeddings else table, self.bits("head")),
             "norms": (norms + sum(a.norm_params() * n for a, n in kinds), _NORM_BITS),
         }
         sizes = {part: (params, round(params * bits / 8)) for part, (params, bits) in counts.items()}
@@ -391,7 +301,7 @@ class ModelSpec:
         """Final norm and LM head for the `tokens` positions whose logits are wanted."""
         table = self.vocab * self.hidden
         part = "embedding" if self.tied_embeddings else "head"
-        size = table * self._bits(part) / 8
+        size = table * self.bits(part) / 8
         norm_size = self.hidden * _NORM_BITS / 8
         return [
             operators.elementwise(tokens, self.hidden, norm_size, self.dtype),
@@ -400,99 +310,15 @@ class ModelSpec:
 
     def embedding_work(self, tokens: Number) -> Work:
         """Look-up of `tokens` rows of the embedding table."""
-        return operators.embedding(tokens, self.hidden, self.hidden * self._bits("embedding") / 8, self.dtype)
+        return operators.embedding(tokens, self.hidden, self.hidden * self.bits("embedding") / 8, self.dtype)
 
     def _linear(self, tokens: Number, weights: int, activations: int, part: str) -> Work:
-        size = weights * self._bits(part) / 8
+        size = weights * self.bits(part) / 8
         return operators.linear(tokens, weights, size, activations, self.linear_dtype or self.dtype)
 
     def _feed_forward(self, tokens: Number, width: int, part: str) -> Work:
         weights = self._ffn_weights(width)
-        size = weights * self._bits(part) / 8
+        size = weights * self.bits(part) / 8
         return operators.feed_forward(
             tokens, self.hidden, width, weights, size, self.linear_dtype or self.dtype
         )
-
-
-def _problems(spec: ModelSpec) -> Iterator[str]:
-    """What is impossible about a model, each as a sentence without its full stop."""
-    for key in ("name", "source"):
-        if not getattr(spec, key).strip():
-            yield f"field '{key}' must not be empty"
-    positive = (
-        "layers",
-        "hidden",
-        "vocab",
-        "experts",
-        "top_k",
-        "native_top_k",
-        "expert_intermediate",
-        "moe_every",
-    )
-    for key in positive:
-        if getattr(spec, key) < 1:
-            yield f"field '{key}' must be at least 1, got {getattr(spec, key)}"
-    for key in (
-        "encoder_layers",
-        "first_dense_layers",
-        "dense_intermediate",
-        "shared_intermediate",
-        "norms_per_layer",
-    ):
-        if getattr(spec, key) < 0:
-            yield f"field '{key}' must not be negative, got {getattr(spec, key)}"
-    for key in ("top_k", "native_top_k"):
-        if getattr(spec, key) > spec.experts:
-            yield f"field '{key}' must be at most experts ({spec.experts}), got {getattr(spec, key)}"
-    if spec.ffn_matrices not in (2, 3):
-        yield f"field 'ffn_matrices' must be 2 (plain) or 3 (gated), got {spec.ffn_matrices}"
-    for key in ("encoder_layers", "first_dense_layers"):
-        if getattr(spec, key) >= max(spec.layers, 1):
-            yield f"field '{key}' must be below layers ({spec.layers}), got {getattr(spec, key)}"
-    if not spec.moe_layers:
-        yield f"field 'moe_every' leaves no MoE layer among {spec.layers} layers, got {spec.moe_every}"
-    if not spec.dense_intermediate and (spec.dense_branch or len(spec.moe_layers) < spec.layers):
-        yield "field 'dense_intermediate' must be above zero, as the model has dense feed-forward blocks"
-    if spec.dense_intermediate and not spec.dense_branch and len(spec.moe_layers) == spec.layers:
-        yield "field 'dense_intermediate' must be left out, as no layer has a dense feed-forward block"
-    for key in ("default", "experts", "attention", "shared", "dense", "embedding", "head", "kv"):
-        bits = spec._bits(key)
-        if not 0 < bits <= 64:
-            yield f"field '{key}_bits' must be above 0 and at most 64, got {bits}"
-    allowed = ("fp32", "fp16", "bf16", "fp8", "int8")
-    for key in ("dtype", "linear_dtype"):
-        if getattr(spec, key) not in (*allowed, *([""] if key == "linear_dtype" else [])):
-            yield f"field '{key}' must be one of {', '.join(allowed)}, got '{getattr(spec, key)}'"
-    for key in ("published_total_params", "published_active_params"):
-        if getattr(spec, key) is not None and getattr(spec, key) <= 0:
-            yield f"field '{key}' must be above zero, got {getattr(spec, key)}"
-    if not spec.attention:
-        yield "field 'attention' must describe at least one kind of attention"
-    for name in spec.attention_pattern:
-        if name not in spec.attention:
-            yield f"field 'attention_pattern' must name kinds under attention, got '{name}'"
-    for name, kind in spec.attention.items():
-        for problem in _attention_problems(kind):
-            yield f"field 'attention.{name}.{problem}"
-
-
-def _attention_problems(kind: AttentionSpec) -> Iterator[str]:
-    needed = (
-        ("heads", "head_dim", "rope_head_dim", "value_head_dim")
-        if kind.is_mla
-        else ("heads", "head_dim", "kv_heads")
-    )
-    for key in needed:
-        if getattr(kind, key) < 1:
-            yield f"{key}' must be at least 1, got {getattr(kind, key)}"
-    for key in ("kv_lora_rank", "q_lora_rank", "rope_head_dim", "value_head_dim", "kv_heads"):
-        if getattr(kind, key) < 0:
-            yield f"{key}' must not be negative, got {getattr(kind, key)}"
-        elif getattr(kind, key) and kind.is_mla == (key == "kv_heads"):
-            yield f"{key}' must be left out, as the kind is {'MLA' if kind.is_mla else 'not MLA'}"
-    if kind.kv_heads > 0 and kind.heads % kind.kv_heads:
-        yield f"kv_heads' must divide heads ({kind.heads}), got {kind.kv_heads}"
-    if kind.window is not None and kind.window < 1:
-        yield f"window' must be at least 1 or left out, got {kind.window}"
-    if kind.qk_norm not in ("none", "head", "full"):
-        yield f"qk_norm' must be one of none, head, full, got '{kind.qk_norm}'"
