@@ -22,6 +22,10 @@ from traces.schema import (
     request_info,
 )
 
+# What pyarrow raises on damaged bytes: its own errors, OSError from the checksums, and in the footer
+# errors of text decoding (UnicodeDecodeError is a ValueError).
+_DAMAGE = (pa.ArrowException, OSError, ValueError)
+
 
 class Trace:
     """An open trace file: its metadata, its request table, and its requests on demand.
@@ -58,7 +62,7 @@ class Trace:
         info, where = self.requests[index], f"{self.path.name}: request {self.requests[index].id}"
         try:
             table = self._file.read_row_group(index, use_threads=False)
-        except (pa.ArrowException, OSError):
+        except _DAMAGE:
             raise TraceError(f"{where}: the stored rows are damaged and cannot be read.") from None
         layers = np.asarray(self.meta.layers, dtype=np.int16)
         shape = (info.tokens, len(layers))
@@ -117,7 +121,7 @@ def open_trace(path: str | os.PathLike[str], *, verify: bool = False) -> Trace:
     name = path.name
     try:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
+    except _DAMAGE:
         raise TraceError(f"{name}: a trace must be a complete Parquet file, but this is none.") from None
     raw = (file.metadata.metadata or {}).get(METADATA_KEY)
     if raw is None:

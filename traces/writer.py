@@ -30,20 +30,22 @@ class TraceWriter:
     """Context manager that writes a trace file, one row group per request, in the order of the calls.
 
     The file appears under `path` when the block ends without an exception; otherwise nothing is left behind.
+    Errors name the file at `path`, or `blame` if the content is from elsewhere.
     `meta.digest` is ignored: the digest is computed from what is written. The same content gives the same
     bytes (for one version of pyarrow).
 
     Raises TraceError if `meta` is inconsistent, or the block ends without a request.
     """
 
-    def __init__(self, path: str | os.PathLike[str], meta: TraceMeta) -> None:
+    def __init__(self, path: str | os.PathLike[str], meta: TraceMeta, *, blame: str | None = None) -> None:
         self._path = Path(path)
-        self._file = self._path.name
+        self._file = blame or self._path.name
         check_meta(meta, self._file)
         self._meta = meta
         self._schema = arrow_schema(meta)
         self._digest = Digest(meta)
         self._infos: list[RequestInfo] = []
+        self._ids: set[int] = set()
         self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
         self._writer: pq.ParquetWriter | None = None
 
@@ -70,12 +72,13 @@ class TraceWriter:
             raise TraceError(f"{self._file}: a trace is written inside the writer's 'with' block.")
         check_request(request, self._meta, self._file)
         info = request_info(request, task)
-        if any(known.id == info.id for known in self._infos):
+        if info.id in self._ids:
             raise TraceError(f"{self._file}: request {info.id} was written twice, but ids must be unique.")
         table = _table(request, self._meta, self._schema)
         self._writer.write_table(table, row_group_size=len(table))
         self._digest.add(request, task)
         self._infos.append(info)
+        self._ids.add(info.id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -53,7 +53,7 @@ def import_trace(
     meta, rows = find_importer(source).load(source, requests=requests, model=model, native_top_k=native_top_k)
     given = {"dataset": dataset, "licence": licence, "source": origin, "notes": notes}
     meta = dataclasses.replace(meta, **{name: value for name, value in given.items() if value is not None})
-    with TraceWriter(destination, meta) as writer:
+    with TraceWriter(destination, meta, blame=source.name) as writer:
         for request, task in rows:
             writer.write(request, task)
     return open_trace(destination)
