@@ -6,8 +6,8 @@ import re
 
 from traces.schema import TraceError
 
-# Experts per token of each known model: num_experts_per_tok (Gemma: top_k_experts, DeepSeek and gpt-oss:
-# num_experts_per_tok, Switch: always 1) of the model's config.json on Hugging Face.
+# Experts per token of each known model: num_experts_per_tok of its config.json on Hugging Face (Gemma:
+# top_k_experts; Switch routes to one expert by design).
 NATIVE_TOP_K = {
     "deepseek_v2_lite": 6,
     "deepseek_v3": 8,
