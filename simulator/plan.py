@@ -18,7 +18,7 @@ from traces import RequestTrace, Trace
 
 BLOCK_TOKENS = 512
 Group = tuple[list[int], list[int] | None]  # blobs, tokens of each (None: one token each)
-Forecast = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray | None]
+Forecast = Callable[[RequestTrace, np.ndarray], np.ndarray | None]
 
 
 class PlanError(ValueError):
@@ -62,21 +62,18 @@ class Step:
 
 @dataclass(slots=True)
 class Block:
-    """Steps whose dense costs are tabulated together: tokens and summed context, one entry per step."""
+    """Steps whose dense costs are tabulated together."""
 
     prefill: bool
-    tokens: list[int]
-    kv_tokens: list[list[int]]
-    costs: object = None  # filled by the runtime
+    request_tokens: list[list[int]]  # per step, new tokens of each request
+    kv_tokens: list[list[int]]  # per step, context length of each request after it
 
 
 class Plan:
     """The steps of a workload over a trace, in order; iterating twice gives the same steps.
 
-    `guess(experts, recorded_guesses, following)` turns the routing of consecutive tokens
-    [tokens, layers, top_k] into experts to fetch after each layer, as blob ids
-    [tokens, layers, width] (-1: none); `following` is the next token's routing, for clairvoyant
-    predictors only.
+    `guess(rows, following)` is a predictor's hook (see policies/prediction/base.py): it turns the
+    routing of consecutive tokens into blobs to fetch after each layer.
     """
 
     def __init__(
@@ -163,7 +160,7 @@ class Plan:
                 decodes.append(decode)
         longest = max((len(decode.positions) for decode in decodes), default=0)
         if prompts:
-            step = self._prefill(number, prompts)
+            step = self._prefill(number, prompts, decodes)
             step.last = longest == 0
             yield step
         if len(decodes) == 1:
@@ -171,19 +168,19 @@ class Plan:
         elif decodes:
             yield from self._decode_together(number, decodes, longest)
 
-    def _prefill(self, number: int, prompts: list[RequestTrace]) -> Step:
+    def _prefill(self, number: int, prompts: list[RequestTrace], decodes: list[RequestTrace]) -> Step:
         rows = [prompt.experts for prompt in prompts]
         block = Block(
-            True, [sum(len(r) for r in rows)], [[int(prompt.positions[-1]) + 1 for prompt in prompts]]
+            True, [[len(r) for r in rows]], [[int(prompt.positions[-1]) + 1 for prompt in prompts]]
         )
         return Step(
             batch=number,
             prefill=True,
-            tokens=block.tokens[0],
+            tokens=sum(block.request_tokens[0]),
             requests=[prompt.id for prompt in prompts],
             kv_tokens=block.kv_tokens[0],
             groups=self._merge(np.concatenate(rows)),
-            guesses=self._merged_guesses(prompts, [None] * len(prompts)),
+            guesses=self._merged_guesses(prompts, [_first_decode(prompt, decodes) for prompt in prompts]),
             row=0,
             block=block,
             rows=rows,
@@ -205,7 +202,7 @@ class Plan:
                 ]
             guesses = self._guesses(request, start, stop)
             contexts = (request.positions[start:stop] + 1).tolist()
-            block = Block(False, [1] * (stop - start), [[kv] for kv in contexts])
+            block = Block(False, [[1]] * (stop - start), [[kv] for kv in contexts])
             for row, token in enumerate(blobs):
                 yield Step(
                     batch=number,
@@ -229,7 +226,7 @@ class Plan:
                 request.experts[token + 1 : token + 2] if token + 1 < len(request.positions) else None
                 for request in running
             ]
-            block = Block(False, [len(now)], [[int(request.positions[0]) + 1 for request in now]])
+            block = Block(False, [[1] * len(now)], [[int(request.positions[0]) + 1 for request in now]])
             rows = [request.experts for request in now]
             yield Step(
                 batch=number,
@@ -260,12 +257,11 @@ class Plan:
         """Blobs to fetch after each layer of each token, as lists [tokens][layers][...]."""
         if self._guess is None:
             return None
-        experts = request.experts[start:stop]
+        rows = _rows(request, slice(start, stop))
         following = request.experts[start + 1 : stop + 1]
-        if len(following) < len(experts):
-            following = np.concatenate([following, np.full_like(experts[:1], -1)])
-        recorded = request.guesses[start:stop] if request.guesses is not None else None
-        guessed = self._guess(experts, recorded, following)
+        if len(following) < rows.tokens:
+            following = np.concatenate([following, np.full_like(rows.experts[:1], -1)])
+        guessed = self._guess(rows, following)
         if guessed is None:
             return None
         lists: list[list[list[int]]] = guessed.tolist()
@@ -281,11 +277,10 @@ class Plan:
             return None
         all_guesses = []
         for request, after in zip(requests, following, strict=True):
-            follow = np.full_like(request.experts, -1)
-            follow[:-1] = request.experts[1:]
+            follow = np.full_like(request.experts, -1)  # other tokens of the step run beside it, not after
             if after is not None:
                 follow[-1:] = after
-            guessed = self._guess(request.experts, request.guesses, follow)
+            guessed = self._guess(request, follow)
             if guessed is None:
                 return None
             all_guesses.append(guessed)
@@ -317,6 +312,14 @@ class Plan:
             probabilities=None,
             guesses=prompt.guesses,
         )
+
+
+def _first_decode(prompt: RequestTrace, decodes: list[RequestTrace]) -> np.ndarray | None:
+    """Routing of the token that follows a prompt, [1, layers, top_k]."""
+    for request in decodes:
+        if request.id == prompt.id:
+            return request.experts[:1]
+    return None
 
 
 def _rows(request: RequestTrace, rows: np.ndarray | slice) -> RequestTrace:

@@ -22,7 +22,8 @@ class PolicyContext:
 
     layers, experts, top_k: routed layers of the trace, experts per layer, experts per token;
     size_bytes: of every blob (blob = layer * experts + expert); capacity_bytes: budget of the
-    partition a cache policy rules, 0 for other roles; rng: this component's own generator;
+    partition a cache policy rules, 0 for other roles; guess_distances: how many layers ahead the
+    trace holds look-ahead guesses; rng: this component's own generator;
     training: requests of the trace that the run does not serve, for policies that learn offline;
     future: the groups of blobs that will be asked for, in order, for clairvoyant policies only.
     """
@@ -31,6 +32,7 @@ class PolicyContext:
     experts: int
     top_k: int
     size_bytes: list[int]
+    guess_distances: int = 0
     capacity_bytes: int = 0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     training: Callable[[], Iterator[RequestTrace]] = _no_requests

@@ -1,0 +1,14 @@
+from simulator.policies.execution.base import ExecutionPolicy
+
+
+class CpuInPlace(ExecutionPolicy):
+    """A missing expert runs on the host CPU if it serves at most `max_tokens` tokens, else it is fetched."""
+
+    uses_cpu = True
+
+    def __init__(self, max_tokens: int = 32) -> None:
+        self._max_tokens = max_tokens
+
+    def split(self, misses, tokens):
+        here = [blob for blob in misses if tokens[blob] > self._max_tokens]
+        return here, [blob for blob in misses if tokens[blob] <= self._max_tokens]

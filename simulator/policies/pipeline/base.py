@@ -1,0 +1,45 @@
+"""Role `pipeline`: the task graph of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from simulator.policies.base import Policy
+
+
+class Op(IntEnum):
+    """What a task does.
+
+    DENSE: all work of the layers up to and including the router of routed layer `layer` (attention,
+    norms, dense feed-forward, shared experts); EXPERTS: look-up, loads, expert computation; DISPATCH
+    and COMBINE: send activations to the experts' owners and back; TAIL: layers after the last routed
+    one, final norm and LM head.
+    """
+
+    DENSE = 0
+    DISPATCH = 1
+    EXPERTS = 2
+    COMBINE = 3
+    TAIL = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """An operation on a worker's lane. `after`: ids of tasks of other workers that must have ended.
+
+    Tasks of one worker run in the order they are listed; that order is the dependency along the lane.
+    """
+
+    id: int
+    op: Op
+    layer: int
+    worker: int
+    after: tuple[int, ...] = ()
+
+
+class PipelinePolicy(Policy):
+    """tasks(layers, workers): the graph of a step with `layers` routed layers, the same for every step."""
+
+    def tasks(self, layers: int, workers: int) -> list[Task]:
+        raise NotImplementedError

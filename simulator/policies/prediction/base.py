@@ -1,0 +1,54 @@
+"""Role `prediction`: which experts come next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulator.policies.base import Policy
+from traces import RequestTrace
+
+
+class PredictionPolicy(Policy):
+    """Names experts before their layer runs.
+
+    guess(rows, following)  routing of consecutive tokens of one request, and of the token after each
+                            ([tokens, layers, top_k], -1 where there is none). Returns blob ids
+                            [tokens, layers, width]: what to expect after layer l of token t, most
+                            likely first, -1 for nothing; or None for no guess at all.
+
+    Row (t, l) may be derived from rows.experts[:t + 1] up to layer l and from rows.guesses[t, l]
+    alone; only a class with `clairvoyant = True` may look further. A test checks it.
+    """
+
+    clairvoyant = False
+
+    def guess(self, rows: RequestTrace, following: np.ndarray) -> np.ndarray | None:
+        raise NotImplementedError
+
+
+def most_likely(scores: np.ndarray, width: int) -> np.ndarray:
+    """Indices of the `width` largest of integer scores [..., n], best first, ties to the lower index.
+
+    Scores are made unique before they are partitioned, so the answer is the same on every machine.
+    """
+    count = scores.shape[-1]
+    keys = scores.astype(np.int64) * count + np.arange(count - 1, -1, -1)
+    best = np.argpartition(-keys, width - 1, axis=-1)[..., :width]
+    order = np.argsort(-np.take_along_axis(keys, best, axis=-1), axis=-1)
+    return np.take_along_axis(best, order, axis=-1)
+
+
+def next_layers(experts: np.ndarray, following: np.ndarray, distance: int) -> np.ndarray:
+    """What is routed `distance` layers after each layer, running on into the next token.
+
+    experts, following [tokens, layers, top_k] -> the same shape.
+    """
+    layers = experts.shape[1]
+    return np.concatenate([experts, following], axis=1)[:, distance : distance + layers]
+
+
+def as_blobs(experts: np.ndarray, distance: int, experts_per_layer: int) -> np.ndarray:
+    """Expert ids guessed after each layer for `distance` layers on -> blob ids; -1 stays -1."""
+    layers = experts.shape[1]
+    target = (np.arange(layers) + distance) % layers
+    return np.where(experts >= 0, experts + (target * experts_per_layer)[None, :, None], -1)

@@ -1,0 +1,8 @@
+from simulator.policies.prefetch.base import PrefetchPolicy
+
+
+class NoPrefetch(PrefetchPolicy):
+    """Fetches nothing before it is asked for."""
+
+    def choose(self, missing, queued):
+        return ()

@@ -1,0 +1,142 @@
+"""Tables of how long work takes on a worker, in integer picoseconds, made before the event loop."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwmodels import Device, Work, is_memory_bound, time_s
+from simulator.engine import PS_PER_S
+from simulator.model import ModelSpec
+from simulator.plan import Block
+
+OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
+
+
+def _parts_s(work: Work, device: Device) -> np.ndarray:
+    """Seconds of one operation by what bounds it: [3, ...]."""
+    total = np.asarray(time_s(work, device))
+    overhead = np.where(total > 0, device.launch_overhead_s, 0.0)
+    busy = total - overhead
+    memory = is_memory_bound(work, device)
+    return np.stack([overhead, np.where(memory, busy, 0.0), np.where(memory, 0.0, busy)])
+
+
+def to_ps_array(duration_s: np.ndarray) -> np.ndarray:
+    """Seconds to int64 picoseconds, rounded to the nearest."""
+    return np.rint(np.asarray(duration_s, dtype=np.float64) * PS_PER_S).astype(np.int64)
+
+
+class DenseCosts:
+    """Everything but routed experts: per routed layer, what runs from the previous routed layer's end
+    to its router; and after the last routed layer. For one worker.
+    """
+
+    def __init__(self, model: ModelSpec, device: Device) -> None:
+        self._model = model
+        self._device = device
+        moe = set(model.moe_layers)
+        self._kinds = [
+            (
+                model.attention_pattern[layer % len(model.attention_pattern)],
+                layer in moe,
+                layer < model.encoder_layers,
+            )
+            for layer in range(model.layers)
+        ]
+
+    def table(self, block: Block, mine: list[int] | None = None) -> list[list[list[int]]]:
+        """Per step of the block, per routed layer and once more for the tail: [overhead, memory, compute] in ps.
+
+        `mine` are the indices of the requests that this worker serves (None: all).
+        """
+        layers = len(self._model.moe_layers)
+        steps = len(block.kv_tokens)
+        tokens = np.array([sum(_of(row, mine)) for row in block.request_tokens], dtype=np.float64)
+        parts_s = np.zeros((steps, layers + 1, 3))
+        cache: dict[tuple[str, bool, bool], np.ndarray] = {}
+        ordinal = 0
+        parts_s[:, 0] += self._sum([self._model.embedding_work(tokens)])
+        for layer, kind in enumerate(self._kinds):
+            if kind not in cache:
+                cache[kind] = self._layer(layer, block, mine, tokens)
+            parts_s[:, ordinal] += cache[kind]
+            ordinal += kind[1]
+        sampled = np.array([len(_of(row, mine)) for row in block.kv_tokens], dtype=np.float64)
+        parts_s[:, layers] += self._sum(self._model.head_work(sampled))
+        table: list[list[list[int]]] = to_ps_array(parts_s).tolist()
+        return table
+
+    def _layer(self, layer: int, block: Block, mine: list[int] | None, tokens: np.ndarray) -> np.ndarray:
+        """[steps, 3] seconds. Attention is summed over the requests of a step, the rest is batched."""
+        own_kv = [_of(row, mine) for row in block.kv_tokens]
+        own_tokens = [_of(row, mine) for row in block.request_tokens]
+        if all(len(row) == 1 for row in own_kv):  # one request: one vectorised call for all steps
+            kv = np.array([row[0] for row in own_kv], dtype=np.float64)
+            return self._sum(self._model.layer_dense_work(layer, tokens, kv))
+        rows = []
+        for step, (kvs, counts) in enumerate(zip(own_kv, own_tokens, strict=True)):
+            if not kvs:
+                rows.append(np.zeros(3))
+                continue
+            batched = self._model.layer_dense_work(layer, tokens[step], max(kvs))
+            single = self._model.layer_dense_work(layer, np.array(counts), np.array(kvs))
+            works = []
+            for together, alone in zip(batched, single, strict=True):
+                if together.kind == "attention":
+                    works.append(
+                        Work(alone.kind, alone.dtype, np.sum(alone.flops), np.sum(alone.size_bytes))
+                    )
+                else:
+                    works.append(together)
+            rows.append(self._sum(works))
+        return np.stack(rows)
+
+    def _sum(self, works: list[Work]) -> np.ndarray:
+        total = sum((_parts_s(work, self._device) for work in works), np.zeros(3).reshape(3, *[1]))
+        return np.moveaxis(np.asarray(total), 0, -1).squeeze() if total.shape[1:] == (1,) else total.T
+
+
+def _of(row: list[int], mine: list[int] | None) -> list[int]:
+    return row if mine is None else [row[i] for i in mine if i < len(row)]
+
+
+class ExpertCosts:
+    """Routed experts on a processor: ps by tokens served, without launch; grown on demand."""
+
+    def __init__(self, model: ModelSpec, layer_expert_bytes: list[int], device: Device) -> None:
+        self._device = device
+        self.launch_ps = int(to_ps_array(np.asarray(device.launch_overhead_s)))
+        per_size = {}
+        for size in sorted(set(layer_expert_bytes)):
+            variant = model if size == model.expert_bytes else model.with_experts_bits(
+                8 * size / model.expert_params
+            )
+            per_size[size] = _ExpertTable(variant, device)
+        self._tables = [per_size[size] for size in layer_expert_bytes]
+
+    def of(self, layer: int, tokens: int) -> tuple[int, int]:
+        """(ps, MEMORY or COMPUTE) of one expert of this routed layer serving `tokens` tokens."""
+        return self._tables[layer].of(tokens)
+
+    def single(self) -> list[tuple[int, int]]:
+        """`of(layer, 1)` for every layer."""
+        return [table.of(1) for table in self._tables]
+
+
+class _ExpertTable:
+    def __init__(self, model: ModelSpec, device: Device) -> None:
+        self._model, self._device = model, device
+        self._rows: list[tuple[int, int]] = []
+        self._grow(64)
+
+    def of(self, tokens: int) -> tuple[int, int]:
+        if tokens >= len(self._rows):
+            self._grow(2 * tokens)
+        return self._rows[tokens]
+
+    def _grow(self, tokens: int) -> None:
+        parts = to_ps_array(_parts_s(self._model.expert_work(np.arange(tokens + 1)), self._device))
+        bound = np.where(parts[MEMORY] >= parts[COMPUTE], MEMORY, COMPUTE)
+        self._rows = list(
+            zip((parts[MEMORY] + parts[COMPUTE]).tolist(), bound.tolist(), strict=True)
+        )
