@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from hwmodels import Platform, PlatformError
+
+CONF = Path(__file__).parents[3] / "experiments/conf/platform"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def load(name):
+    return Platform.from_mapping(OmegaConf.load(CONF / f"{name}.yaml"), where=f"{name}.yaml")
+
+
+def small(**changes):
+    """A gpu behind a switch, host memory, a drive; rates are round numbers."""
+    fields = {
+        "name": "small",
+        "workers": ["gpu0"],
+        "home": "dram",
+        "devices": {
+            "gpu0": {
+                "kind": "gpu",
+                "source": "made up",
+                "peak_flop_per_s": {"bf16": 1e12},
+                "memory_capacity_bytes": "1 GiB",
+                "memory_read_bytes_per_s": 1e11,
+            },
+            "cpu": {"kind": "cpu", "source": "made up", "memory": "dram", "peak_flop_per_s": {"fp32": 1e11}},
+            "dram": {
+                "kind": "dram",
+                "source": "made up",
+                "memory_capacity_bytes": 100,
+                "memory_read_bytes_per_s": 200.0,
+                "memory_efficiency": {"copy": 0.5},
+            },
+            "ssd": {
+                "kind": "ssd",
+                "source": "made up",
+                "memory_capacity_bytes": 1000,
+                "memory_read_bytes_per_s": 10.0,
+                "memory_efficiency": {"copy": 1.0},
+            },
+            "switch": {"kind": "switch", "source": "made up"},
+        },
+        "links": [
+            link("uplink", "dram", "switch", 40.0, efficiency=0.5),
+            link("pcie0", "switch", "gpu0", 30.0),
+            link("nvme", "dram", "ssd", 15.0),
+        ],
+    }
+    fields.update(changes)
+    return Platform.from_mapping(fields, where="small.yaml")
+
+
+def link(name, a, b, rate=1.0, **more):
+    return {
+        "name": name,
+        "kind": "pcie",
+        "a": a,
+        "b": b,
+        "bandwidth_bytes_per_s": rate,
+        "source": "x",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_platform_loads_and_reaches_its_workers(name):
+    platform = load(name)
+    assert platform.name == name
+    for worker in platform.workers:
+        assert platform.devices[worker].memory_read_bytes_per_s > 0
+        assert platform.hops("ssd", worker)[-1][1] == platform.memory_of(worker).name
+
+
+def test_a_copy_occupies_memories_and_links_with_their_achievable_rates():
+    assert small().media("dram", "gpu0") == [
+        ("dram", 200.0 * 0.5),
+        ("uplink:down", 40.0 * 0.5),
+        ("pcie0:down", 30.0),
+    ]
+
+
+def test_the_way_back_uses_the_other_direction_of_each_link():
+    names = [name for name, _ in small().media("gpu0", "ssd")]
+    assert names == ["pcie0:up", "uplink:up", "dram", "nvme:down", "ssd"]
+
+
+def test_hops_end_where_bytes_rest_in_host_memory():
+    platform = small()
+    assert platform.hops("ssd", "gpu0") == [("ssd", "dram"), ("dram", "gpu0")]
+    assert platform.hops("dram", "gpu0") == [("dram", "gpu0")]
+    assert platform.hops("ssd", "cpu") == [("ssd", "dram")]
+    assert platform.hops("dram", "cpu") == []
+    assert platform.media("dram", "cpu") == []
+
+
+def test_a_cpu_computes_from_the_memory_it_names():
+    platform = small()
+    assert platform.memory_of("cpu").name == "dram"
+    assert platform.memory_of("gpu0").name == "gpu0"
+    assert platform.devices["cpu"].memory_read_bytes_per_s == 200.0
+    assert platform.cpu == "cpu"
+
+
+def test_a_cpu_which_is_the_worker_is_not_also_the_helper():
+    phone = load("oneplus_15r")
+    assert (phone.workers, phone.cpu, phone.home) == (("cpu",), None, "ssd")
+
+
+def test_the_route_has_least_latency_then_fewest_links_then_the_first_name():
+    links = [
+        link("b", "dram", "gpu0", latency_s=1e-6),
+        link("a", "dram", "gpu0", latency_s=1e-6),
+        link("c", "dram", "gpu0", 1e12, latency_s=2e-6),
+        link("d", "dram", "switch", latency_s=0.5e-6),
+        link("e", "switch", "gpu0", latency_s=0.5e-6),
+        link("nvme", "dram", "ssd"),
+    ]
+    platform = small(links=links)
+    assert [found.name for found in platform.route("dram", "gpu0")] == ["a"]
+
+
+def test_two_gpus_share_the_uplink_and_meet_over_the_bridge():
+    platform = load("two_rtx_3090")
+    down = [[name for name, _ in platform.media("dram", gpu)] for gpu in platform.workers]
+    assert down == [["dram", "uplink:down", "pcie0:down"], ["dram", "uplink:down", "pcie1:down"]]
+    assert [name for name, _ in platform.media("gpu0", "gpu1")] == ["nvlink0:down"]
+
+
+def test_the_graph_has_devices_as_nodes_and_links_as_edges():
+    graph = small().graph
+    assert set(graph.nodes) == {"gpu0", "cpu", "dram", "ssd", "switch"}
+    assert graph.edges["dram", "switch", "uplink"]["link"].effective_bytes_per_s == 20.0
+
+
+def test_home_may_be_the_drive():
+    assert small(home="ssd").home == "ssd"
+
+
+def test_a_drive_without_a_table_reads_at_its_sequential_rate():
+    assert small().devices["ssd"].read_bandwidth(3, 4096) == 10.0
+
+
+def test_a_drives_rate_is_bilinear_in_log2_and_clamped():
+    points = [
+        {"active_requests": a, "request_bytes": s, "bytes_per_s": r}
+        for a, s, r in [(1, 1024, 10.0), (1, 4096, 30.0), (4, 1024, 50.0), (4, 4096, 90.0)]
+    ]
+    devices = OmegaConf.to_container(OmegaConf.load(CONF / "rtx_3060.yaml"))
+    devices["devices"]["ssd"]["read_bytes_per_s_table"] = points
+    drive = Platform.from_mapping(devices).devices["ssd"]
+    assert drive.read_bandwidth(1, 4096) == 30.0
+    assert drive.read_bandwidth(2, 2048) == pytest.approx(45.0)  # middle of 20 (one) and 70 (four)
+    assert drive.read_bandwidth(100, 1) == 50.0
+    assert drive.read_bandwidth(0, 1 << 40) == 30.0
+
+
+def test_the_phones_flash_gives_back_the_measured_points():
+    flash = load("oneplus_15r").devices["ssd"]
+    assert flash.read_bandwidth(4, 1 << 20) == pytest.approx(2235.3 * 2**20)
+    assert flash.read_bandwidth(2, 128 * 1024) == pytest.approx(953.6 * 2**20)
+
+
+def test_quantities_in_presets_are_si():
+    gpu = load("rtx_3060").devices["gpu0"]
+    assert gpu.memory_capacity_bytes == 12 * 2**30
+    assert gpu.peak_flop_per_s["bf16"] == 25.5e12
+    assert gpu.launch_overhead_s == 4e-6
+    assert gpu.tdp_w == 170.0
+
+
+def test_unknown_devices_are_named_in_the_error():
+    with pytest.raises(PlatformError, match="platform 'small' has no device 'gpu7'"):
+        small().route("dram", "gpu7")
+
+
+def test_devices_without_a_route_are_named_in_the_error():
+    platform = small(links=[link("pcie0", "dram", "gpu0")])
+    with pytest.raises(PlatformError, match="no route from 'ssd' to 'gpu0'"):
+        platform.media("ssd", "gpu0")
