@@ -115,19 +115,19 @@ class Plan:
         served = set(self.indices)
         return (self.trace.request(index) for index in range(len(self.trace)) if index not in served)
 
-    def context_limits(self) -> list[int]:
-        """Per batch, the longest sum of context tokens its requests reach (for KV-cache room)."""
+    def context_limits(self) -> list[list[int]]:
+        """Per batch, the context length in tokens that each request reaches (for KV-cache room)."""
         limit = self.workload.max_decode_tokens
-        sums = []
+        limits = []
         for batch in self._batches():
-            total = 0
+            lengths = []
             for index in batch:
                 info = self.trace.requests[index]
                 decode = info.decode_tokens + info.unknown_tokens
                 kept = decode if limit is None else min(decode, limit)
-                total += info.first_position + info.prefill_tokens + kept
-            sums.append(total)
-        return sums
+                lengths.append(info.first_position + info.prefill_tokens + kept)
+            limits.append(lengths)
+        return limits
 
     def _batches(self) -> list[list[int]]:
         size = self.workload.batch_size
@@ -170,9 +170,7 @@ class Plan:
 
     def _prefill(self, number: int, prompts: list[RequestTrace], decodes: list[RequestTrace]) -> Step:
         rows = [prompt.experts for prompt in prompts]
-        block = Block(
-            True, [[len(r) for r in rows]], [[int(prompt.positions[-1]) + 1 for prompt in prompts]]
-        )
+        block = Block(True, [[len(r) for r in rows]], [[int(prompt.positions[-1]) + 1 for prompt in prompts]])
         return Step(
             batch=number,
             prefill=True,

@@ -80,14 +80,14 @@ class ReplayResult:
         return out
 
 
-def partition_budgets(
-    budget_bytes: int, layer_expert_bytes: Sequence[int], top_k: int, scope: str
-) -> list[int]:
+def partition_budgets(budget_bytes: int, layer_expert_bytes: Sequence[int], top_k: int, scope: str) -> list[int]:
     """Budget of each layer's partition in bytes; one entry for `scope="global"`.
 
     `scope="layer"` gives each layer max(budget / layers, top_k x expert bytes): no layer is left
-    without room for one token. Raises BudgetError for a budget below one expert.
+    without room for one token. Raises BudgetError for a budget below one expert or another scope.
     """
+    if scope not in ("global", "layer"):
+        raise BudgetError(f"scope is {scope!r}; expected 'global' or 'layer'.")
     largest = max(layer_expert_bytes)
     if budget_bytes < largest:
         raise BudgetError(f"the cache budget of {budget_bytes} bytes is smaller than one expert of {largest} bytes.")
@@ -112,6 +112,7 @@ def replay(
     """Replay the steps of `plan` through a cache of `budget_bytes`.
 
     `make_cache()` builds one policy per partition; `rows=True` keeps hit or miss of every access.
+    Raises BudgetError for a budget below one expert or an unknown scope.
     """
     layers = len(layer_expert_bytes)
     sizes = [size for size in layer_expert_bytes for _ in range(experts)]

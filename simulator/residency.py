@@ -84,7 +84,7 @@ class Tier:
         self.pins: set[int] = set()
         self.view = LayerView(self)
         self.evictions = 0
-        self._draining: list[tuple[Transfer, Partition]] = []
+        self.draining: list[tuple[Transfer, Partition]] = []
 
     def look_up(self, blobs: Sequence[int]) -> tuple[list[int], list[Transfer], list[int]]:
         """Split what a layer needs into resident blobs, transfers in flight, and missing blobs."""
@@ -111,7 +111,7 @@ class Tier:
         Evicts what the policy names. The caller then calls `occupy` for each admitted blob.
         """
         sizes = self.sizes
-        if self._draining:
+        if self.draining:
             self._reap()
         free = partition.capacity_bytes - partition.used_bytes
         need = 0
@@ -151,18 +151,18 @@ class Tier:
         self.slots[blob] = None
         partition.cache.on_evict(blob)
         if transfer.landed_ps is None:
-            self._draining.append((transfer, partition))
+            self.draining.append((transfer, partition))
         else:
             partition.used_bytes -= self.sizes[blob]
 
     def _reap(self) -> None:
         still = []
-        for transfer, partition in self._draining:
+        for transfer, partition in self.draining:
             if transfer.landed_ps is None:
                 still.append((transfer, partition))
             else:
                 partition.used_bytes -= self.sizes[transfer.blob]
-        self._draining = still
+        self.draining = still
 
     def resident_bytes(self) -> int:
         """Bytes reserved now, over all partitions."""

@@ -13,12 +13,12 @@ OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM 
 
 
 def _parts_s(work: Work, device: Device) -> np.ndarray:
-    """Seconds of one operation by what bounds it: [3, ...]."""
+    """Seconds of one operation by what bounds it: [..., 3]."""
     total = np.asarray(time_s(work, device))
     overhead = np.where(total > 0, device.launch_overhead_s, 0.0)
     busy = total - overhead
     memory = is_memory_bound(work, device)
-    return np.stack([overhead, np.where(memory, busy, 0.0), np.where(memory, 0.0, busy)])
+    return np.stack([overhead, np.where(memory, busy, 0.0), np.where(memory, 0.0, busy)], axis=-1)
 
 
 def to_ps_array(duration_s: np.ndarray) -> np.ndarray:
@@ -79,21 +79,19 @@ class DenseCosts:
                 rows.append(np.zeros(3))
                 continue
             batched = self._model.layer_dense_work(layer, tokens[step], max(kvs))
-            single = self._model.layer_dense_work(layer, np.array(counts), np.array(kvs))
+            single = self._model.layer_dense_work(layer, np.array(counts), np.array(kvs))  # of each request
             works = []
             for together, alone in zip(batched, single, strict=True):
                 if together.kind == "attention":
-                    works.append(
-                        Work(alone.kind, alone.dtype, np.sum(alone.flops), np.sum(alone.size_bytes))
-                    )
+                    works.append(Work(alone.kind, alone.dtype, np.sum(alone.flops), np.sum(alone.size_bytes)))
                 else:
                     works.append(together)
             rows.append(self._sum(works))
         return np.stack(rows)
 
     def _sum(self, works: list[Work]) -> np.ndarray:
-        total = sum((_parts_s(work, self._device) for work in works), np.zeros(3).reshape(3, *[1]))
-        return np.moveaxis(np.asarray(total), 0, -1).squeeze() if total.shape[1:] == (1,) else total.T
+        """Seconds by what bounds them, [..., 3]."""
+        return sum((_parts_s(work, self._device) for work in works), np.zeros(3))
 
 
 def _of(row: list[int], mine: list[int] | None) -> list[int]:
@@ -108,8 +106,10 @@ class ExpertCosts:
         self.launch_ps = int(to_ps_array(np.asarray(device.launch_overhead_s)))
         per_size = {}
         for size in sorted(set(layer_expert_bytes)):
-            variant = model if size == model.expert_bytes else model.with_experts_bits(
-                8 * size / model.expert_params
+            variant = (
+                model
+                if size == model.expert_bytes
+                else model.with_experts_bits(8 * size / model.expert_params)
             )
             per_size[size] = _ExpertTable(variant, device)
         self._tables = [per_size[size] for size in layer_expert_bytes]
@@ -136,7 +136,6 @@ class _ExpertTable:
 
     def _grow(self, tokens: int) -> None:
         parts = to_ps_array(_parts_s(self._model.expert_work(np.arange(tokens + 1)), self._device))
-        bound = np.where(parts[MEMORY] >= parts[COMPUTE], MEMORY, COMPUTE)
-        self._rows = list(
-            zip((parts[MEMORY] + parts[COMPUTE]).tolist(), bound.tolist(), strict=True)
-        )
+        memory, compute = parts[:, MEMORY], parts[:, COMPUTE]
+        bound = np.where(memory >= compute, MEMORY, COMPUTE)
+        self._rows = list(zip((memory + compute).tolist(), bound.tolist(), strict=True))

@@ -38,7 +38,8 @@ class CachePolicy(Policy):
 class RankedCache(CachePolicy):
     """Base of policies that evict the blob of least rank; a subclass calls `rank` at each change.
 
-    A heap with stale entries: a blob's valid entry is the one that equals its current rank.
+    A heap with stale entries: a blob's valid entry is the one that equals its current rank. It is
+    rebuilt when stale entries outnumber the valid ones by far, so it stays as small as the memory.
     """
 
     def __init__(self) -> None:
@@ -49,12 +50,12 @@ class RankedCache(CachePolicy):
         """Set the rank (any ordered value; ties by blob id) of a resident blob."""
         self._rank[blob] = rank
         heapq.heappush(self._heap, (rank, blob))
-
-    def on_evict(self, blob: int) -> None:
-        self._rank.pop(blob, None)
         if len(self._heap) > 4 * len(self._rank) + 1024:
             self._heap = [(rank, blob) for blob, rank in self._rank.items()]
             heapq.heapify(self._heap)
+
+    def on_evict(self, blob: int) -> None:
+        self._rank.pop(blob, None)
 
     def victims(self, need_bytes: int, incoming: Sequence[int], view: LayerView) -> Sequence[int]:
         heap, ranks = self._heap, self._rank

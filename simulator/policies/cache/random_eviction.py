@@ -24,6 +24,8 @@ class RandomEviction(CachePolicy):
             self._place[last] = place
 
     def victims(self, need_bytes, incoming, view):
+        if not self._blobs:
+            return []
         return view.take_until(need_bytes, self._draws(4 * len(incoming)))
 
     def _draws(self, count):

@@ -14,7 +14,7 @@ class S3Fifo(CachePolicy):
         self._small: dict[int, int] = {}  # blob -> uses, oldest first
         self._main: dict[int, int] = {}
         self._ghost: dict[int, int] = {}  # blob -> size_bytes
-        self._pending: list[int] = []  # loads enter after the evictions they cause
+        self._pending: list[tuple[int, bool]] = []  # (blob, remembered); loads enter after the evictions they cause
         self._shares = (small_share, ghost_share)
         self._promote_uses = promote_uses
         self._used = {"small": 0, "main": 0, "ghost": 0}

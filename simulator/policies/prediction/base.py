@@ -14,7 +14,7 @@ class PredictionPolicy(Policy):
     guess(rows, following)  routing of consecutive tokens of one request, and of the token after each
                             ([tokens, layers, top_k], -1 where there is none). Returns blob ids
                             [tokens, layers, width]: what to expect after layer l of token t, most
-                            likely first, -1 for nothing; or None for no guess at all.
+                            likely first, each once, -1 for nothing; or None for no guess at all.
 
     Row (t, l) may be derived from rows.experts[:t + 1] up to layer l and from rows.guesses[t, l]
     alone; only a class with `clairvoyant = True` may look further. A test checks it.
@@ -24,6 +24,20 @@ class PredictionPolicy(Policy):
 
     def guess(self, rows: RequestTrace, following: np.ndarray) -> np.ndarray | None:
         raise NotImplementedError
+
+
+def require_distance(distance: int, layers: int) -> None:
+    """Raise ValueError unless `distance` is from 1 to `layers`, the routed layers of the model."""
+    if not 1 <= distance <= layers:
+        raise ValueError(
+            f"policy.prediction.distance is {distance}; expected 1 to {layers}, the routed layers of the model."
+        )
+
+
+def require_width(width: int | None) -> None:
+    """Raise ValueError unless `width` is None or at least 1."""
+    if width is not None and width < 1:
+        raise ValueError(f"policy.prediction.width is {width}; expected at least 1 or null.")
 
 
 def most_likely(scores: np.ndarray, width: int) -> np.ndarray:

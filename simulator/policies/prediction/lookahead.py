@@ -1,6 +1,6 @@
 import numpy as np
 
-from simulator.policies.prediction.base import PredictionPolicy, as_blobs
+from simulator.policies.prediction.base import PredictionPolicy, as_blobs, require_distance, require_width
 
 
 class LookaheadPrediction(PredictionPolicy):
@@ -10,15 +10,18 @@ class LookaheadPrediction(PredictionPolicy):
     """
 
     def __init__(self, distance: int = 1, width: int | None = None) -> None:
+        require_width(width)
         self._distance = distance
         self._width = width
 
     def bind(self, context):
         self._experts = context.experts
+        require_distance(self._distance, context.layers)
         if context.guess_distances < self._distance:
             raise ValueError(
                 f"policy/prediction=lookahead asks for guesses {self._distance} layers ahead, but the trace"
-                f" holds {context.guess_distances or 'none'}; use policy/prediction=recall for a stated recall."
+                f" holds {context.guess_distances or 'none'}; use policy/prediction=recall for a stated"
+                " recall."
             )
 
     def guess(self, rows, following):

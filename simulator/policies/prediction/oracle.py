@@ -1,6 +1,6 @@
 import numpy as np
 
-from simulator.policies.prediction.base import PredictionPolicy, as_blobs, next_layers
+from simulator.policies.prediction.base import PredictionPolicy, as_blobs, next_layers, require_distance
 
 
 class OraclePrediction(PredictionPolicy):
@@ -12,11 +12,7 @@ class OraclePrediction(PredictionPolicy):
         self._distance = distance
 
     def bind(self, context):
-        if not 1 <= self._distance <= context.layers:
-            raise ValueError(
-                f"policy.prediction.distance is {self._distance}; expected 1 to {context.layers},"
-                " the routed layers of the model."
-            )
+        require_distance(self._distance, context.layers)
         self._experts = context.experts
 
     def guess(self, rows, following):

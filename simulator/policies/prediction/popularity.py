@@ -1,6 +1,6 @@
 import numpy as np
 
-from simulator.policies.prediction.base import PredictionPolicy, as_blobs, most_likely
+from simulator.policies.prediction.base import PredictionPolicy, as_blobs, most_likely, require_width
 
 
 class PopularityPrediction(PredictionPolicy):
@@ -10,6 +10,7 @@ class PopularityPrediction(PredictionPolicy):
     """
 
     def __init__(self, width: int | None = None) -> None:
+        require_width(width)
         self._width = width
 
     def bind(self, context):

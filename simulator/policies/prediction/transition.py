@@ -1,6 +1,6 @@
 import numpy as np
 
-from simulator.policies.prediction.base import PredictionPolicy, as_blobs, most_likely
+from simulator.policies.prediction.base import PredictionPolicy, as_blobs, most_likely, require_width
 
 _SCALE = 1_000_000  # probabilities in whole millionths: sums are exact, so rankings are the same everywhere
 
@@ -14,13 +14,14 @@ class TransitionPrediction(PredictionPolicy):
     """
 
     def __init__(self, width: int | None = None, smoothing: float = 0.0) -> None:
-        self._width = width
+        require_width(width)
+        self._asked_width = width
         self._smoothing = smoothing
 
     def bind(self, context):
         layers, experts = context.layers, context.experts
         self._experts = experts
-        self._width = min(self._width or context.top_k, experts)
+        self._width = min(self._asked_width or context.top_k, experts)
         counts = np.zeros((layers, experts, experts))
         for request in context.training():
             for layer in range(layers):

@@ -1,0 +1,387 @@
+"""Assembling a run: platform -> lanes and media, memories -> tiers, roles -> workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hwmodels.device import Device
+from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
+from simulator.plan import Plan, Step
+from simulator.policies import PolicyContext
+from simulator.policies.cache.base import CachePolicy
+from simulator.policies.pipeline.base import Task
+from simulator.residency import RESIDENT, Partition, Tier
+from simulator.runtime.costs import DenseCosts, ExpertCosts
+from simulator.runtime.exchange import Exchange
+from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.worker import CpuExperts, Worker
+from simulator.scenario import Scenario, ScenarioError, check_fit
+
+HOST_SHARE = 0.75  # of host memory for experts when home is an SSD; the rest is the system's (assumed)
+ACTIVATION_BYTES = 2
+
+
+@dataclass
+class Memory:
+    """The ledger of one memory, in bytes: what is fixed, what the context takes, what experts may take."""
+
+    device: str
+    capacity_bytes: int
+    dense_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+    cache_bytes: int
+
+
+@dataclass
+class Run:
+    """A run, ready to start."""
+
+    scenario: Scenario
+    clock: Clock
+    fabric: Fabric
+    plan: Plan
+    workers: list[Worker]
+    tiers: list[Tier]
+    memories: list[Memory]
+    host: Tier | None
+    layer_expert_bytes: list[int]
+    remarks: list[str]
+    timeline: list[tuple[str, str, int, int]] | None
+    initial: list[int] = field(default_factory=list)
+
+
+def build(scenario: Scenario, progress: Callable[[int], None] | None = None) -> Run:
+    """Check that the parts go together and build the run.
+
+    `progress(tokens)` is called as steps are issued, with the tokens of each. Raises ScenarioError,
+    PlanError, PlatformError or ModelError, one sentence each, before any event.
+    """
+    return _Builder(scenario, progress).run()
+
+
+class _Builder:
+    def __init__(self, scenario: Scenario, progress: Callable[[int], None] | None) -> None:
+        self.scenario = scenario
+        self.progress = progress
+        model, trace, settings = scenario.model, scenario.trace, scenario.settings
+        self.remarks = check_fit(model, trace)
+        layers = len(model.moe_layers)
+        recorded = trace.meta.expert_bytes
+        self.layer_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
+        self.sizes = [size for size in self.layer_bytes for _ in range(model.experts)]
+        # one generator per component, spawned in this order
+        names = ("plan", "prediction", "placement", "slots", "host_cache", "execution", "prefetch", "cache")
+        self.seeds = dict(zip(names, np.random.SeedSequence(settings.seed).spawn(len(names)), strict=True))
+        self.prediction = scenario.system.prediction()
+        self.prefetch = scenario.system.prefetch()
+        self.plan = Plan(trace, scenario.workload, self.seeds["plan"], self.prediction.guess)
+        self.silent = Plan(trace, scenario.workload, self.seeds["plan"])  # the same steps without guesses
+        self.workers = scenario.platform.workers
+        self.clock = Clock(stepwise=settings.stepwise)
+        self.fabric = Fabric(log=[] if settings.timeline else None)
+        self.media: dict[str, Medium] = {}
+        self.timeline: list[tuple[str, str, int, int]] | None = [] if settings.timeline else None
+
+    def context(
+        self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0
+    ) -> PolicyContext:
+        model, meta = self.scenario.model, self.scenario.trace.meta
+        seed = self.seeds[name]
+        key = np.random.SeedSequence(entropy=seed.entropy, spawn_key=(*seed.spawn_key, child))
+        return PolicyContext(
+            layers=len(model.moe_layers),
+            experts=model.experts,
+            top_k=meta.top_k,
+            size_bytes=self.sizes,
+            guess_distances=meta.guess_distances,
+            capacity_bytes=capacity_bytes,
+            rng=np.random.default_rng(key),
+            training=self.silent.training,
+            future=future or (lambda: iter(())),
+        )
+
+    def run(self) -> Run:
+        scenario = self.scenario
+        system, model = scenario.system, scenario.model
+        self.prediction.bind(self.context("prediction"))
+        self.prefetch.bind(self.context("prefetch"))
+        placement = system.placement()
+        placement.bind(self.context("placement"))
+        layers, count = len(model.moe_layers), len(self.workers)
+        owners = np.array(
+            [[placement.owner(la, ex, count) for ex in range(model.experts)] for la in range(layers)]
+        )
+        if owners.min() < 0 or owners.max() >= count:
+            raise ScenarioError(
+                f"policy/placement names worker {int(owners.max())}; the platform has workers 0 to {count - 1}."
+            )
+        self._check_home()
+        tasks = system.pipeline().tasks(layers, count)
+        memories = [self._memory(worker, owners, rank) for rank, worker in enumerate(self.workers)]
+        host = self._host_tier()
+        exchange = self._exchange(owners) if count > 1 else None
+        tiers, workers = [], []
+        initial = list(placement.initial())
+        for rank, name in enumerate(self.workers):
+            tier = self._tier(rank, name, memories[rank].cache_bytes, owners)
+            self._fill(tier, [blob for blob in initial if owners.flat[blob] == rank])
+            tiers.append(tier)
+            workers.append(self._worker(rank, name, tier, host, tasks, exchange))
+        return Run(
+            scenario=scenario,
+            clock=self.clock,
+            fabric=self.fabric,
+            plan=self.silent,
+            workers=workers,
+            tiers=tiers,
+            memories=memories,
+            host=host,
+            layer_expert_bytes=self.layer_bytes,
+            remarks=self.remarks,
+            timeline=self.timeline,
+            initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
+        )
+
+    # ---- memories
+
+    def _check_home(self) -> None:
+        platform, model = self.scenario.platform, self.scenario.model
+        home = platform.device(platform.home)
+        total = sum(self.sizes)
+        if total > home.memory_capacity_bytes:
+            hint = ""
+            if home.kind == "dram" and any(d.kind == "ssd" for d in platform.devices.values()):
+                hint = "; set platform.home to the ssd"
+            raise ScenarioError(
+                f"the experts of {model.name} take {_gib(total)}, but platform.home '{home.name}' of"
+                f" {platform.name} holds {_gib(home.memory_capacity_bytes)}{hint}."
+            )
+
+    def _memory(self, worker: str, owners: np.ndarray, rank: int) -> Memory:
+        scenario = self.scenario
+        platform, model, settings = scenario.platform, scenario.model, scenario.settings
+        memory = platform.memory_of(worker)
+        kv = max(
+            sum(model.kv_bytes(length) for length in lengths[rank :: len(self.workers)])
+            for lengths in self.plan.context_limits()
+        )
+        fixed = model.dense_bytes + kv + settings.workspace_bytes
+        room = memory.memory_capacity_bytes - fixed
+        own = sum(size for size, owner in zip(self.sizes, owners.flat, strict=True) if owner == rank)
+        what = (
+            f"dense weights {_gib(model.dense_bytes)}, KV cache {_gib(kv)} and workspace"
+            f" {_gib(settings.workspace_bytes)} of {model.name}"
+        )
+        if room < 0:
+            raise ScenarioError(
+                f"{what} do not fit the {_gib(memory.memory_capacity_bytes)} of {memory.name} on {platform.name}."
+            )
+        cache = settings.cache_bytes if settings.cache_bytes is not None else min(room, own)
+        if cache > room:
+            raise ScenarioError(
+                f"cache_bytes asks for {_gib(cache)}, but {what} leave {_gib(room)} of {memory.name}"
+                f" on {platform.name}."
+            )
+        largest = max(self.layer_bytes)
+        if cache < largest:
+            raise ScenarioError(
+                f"the expert cache of {memory.name} has {cache} bytes; expected at least one expert of {largest} bytes."
+            )
+        return Memory(
+            memory.name, memory.memory_capacity_bytes, model.dense_bytes, kv, settings.workspace_bytes, cache
+        )
+
+    def _tier(self, rank: int, name: str, budget_bytes: int, owners: np.ndarray) -> Tier:
+        slots = self.scenario.system.slots()
+        slots.bind(self.context("slots"))
+        budgets = slots.budgets(budget_bytes, self.layer_bytes, self.scenario.trace.meta.top_k)
+        layers = len(self.layer_bytes)
+        if len(budgets) not in (1, layers):
+            raise ScenarioError(
+                f"policy/slots gives {len(budgets)} budgets; expected 1 or {layers}, one per layer."
+            )
+        if sum(budgets) > budget_bytes:
+            raise ScenarioError(
+                f"policy/slots asks for {sum(budgets)} bytes, top-k experts for every layer; expected at most the"
+                f" cache budget of {budget_bytes} bytes."
+            )
+        own = owners.ravel()
+        partitions = []
+        for index, capacity in enumerate(budgets):
+            cache = self.scenario.system.cache()
+            layer = index if len(budgets) > 1 else None
+
+            def future(layer: int | None = layer) -> Iterator[list[int]]:
+                for step in self.silent:
+                    for number, (blobs, _) in enumerate(step.groups):
+                        here = layer is None or layer == number
+                        yield [blob for blob in blobs if own[blob] == rank] if here else []
+
+            cache.bind(self.context("cache", capacity, future, child=rank * layers + index))
+            partitions.append(Partition(capacity, cache))
+        return Tier(name, self.sizes, partitions * layers if len(partitions) == 1 else partitions)
+
+    def _fill(self, tier: Tier, blobs: list[int]) -> None:
+        experts = self.scenario.model.experts
+        for blob in blobs:
+            partition = tier.partitions[blob // experts]
+            if partition.used_bytes + tier.sizes[blob] <= partition.capacity_bytes:
+                tier.occupy(partition, blob, RESIDENT)
+                partition.cache.on_insert((blob,), tier.view)
+
+    def _host_tier(self) -> Tier | None:
+        platform, settings = self.scenario.platform, self.scenario.settings
+        staged = [hops for w in self.workers if len(hops := platform.hops(platform.home, w)) == 2]
+        if not staged:
+            return None
+        host = platform.device(staged[0][0][1])
+        budget = settings.host_cache_bytes
+        if budget is None:
+            budget = int(HOST_SHARE * host.memory_capacity_bytes)
+        if budget > host.memory_capacity_bytes or budget < max(self.layer_bytes):
+            raise ScenarioError(
+                f"host_cache_bytes is {budget}; expected from one expert of {max(self.layer_bytes)} bytes up to the"
+                f" {host.memory_capacity_bytes} bytes of {host.name}."
+            )
+        cache: CachePolicy = self.scenario.system.host_cache()
+        cache.bind(self.context("host_cache", budget))
+        return Tier(host.name, self.sizes, [Partition(budget, cache)] * len(self.layer_bytes))
+
+    # ---- lanes
+
+    def _media(self, src: str, dst: str) -> list[Medium]:
+        platform = self.scenario.platform
+        media = []
+        for name, rate in platform.media(src, dst):
+            if name not in self.media:
+                device = platform.devices.get(name)
+                table: Callable[[int, int], float] | None = None
+                if device is not None and device.read_bytes_per_s_table:
+                    table = device.read_bandwidth
+                self.media[name] = self.fabric.add_medium(Medium(name, rate, table))
+            media.append(self.media[name])
+        return media
+
+    def _latency_ps(self, src: str, dst: str) -> int:
+        platform = self.scenario.platform
+        links = sum(link.latency_s for link in platform.route(src, dst))
+        source = platform.device(src)
+        return to_ps(links + (source.memory_latency_s if source.kind == "ssd" else 0.0))
+
+    def _lane(self, name: str, src: str, dst: str, category: str, width: int = 1) -> Lane:
+        for lane in self.fabric.lanes:
+            if lane.name == name:
+                return lane
+        return self.fabric.add_lane(
+            Lane(
+                name,
+                self._media(src, dst),
+                self._latency_ps(src, dst),
+                self.scenario.settings.chunk_bytes,
+                width,
+                category,
+            )
+        )
+
+    def _hop_lane(self, src: str, dst: str) -> Lane:
+        platform = self.scenario.platform
+        if platform.device(src).kind == "ssd":
+            return self._lane(f"{src}->{dst}", src, dst, "ssd", self.scenario.settings.io_threads)
+        kinds = [link.kind for link in platform.route(src, dst)]
+        return self._lane(f"{src}->{dst}", src, dst, kinds[-1])
+
+    def _exchange(self, owners: np.ndarray) -> Exchange:
+        lanes = {
+            (a, b): self._lane(f"{src}->{dst}", src, dst, "all_to_all")
+            for a, src in enumerate(self.workers)
+            for b, dst in enumerate(self.workers)
+            if a != b
+        }
+        hidden_bytes = self.scenario.model.hidden * ACTIVATION_BYTES
+        return Exchange(self.clock, self.fabric, len(self.workers), owners, lanes, hidden_bytes)
+
+    # ---- workers
+
+    def _worker(
+        self,
+        rank: int,
+        name: str,
+        tier: Tier,
+        host: Tier | None,
+        tasks: list[Task],
+        exchange: Exchange | None,
+    ) -> Worker:
+        scenario, platform, model = self.scenario, self.scenario.platform, self.scenario.model
+        device = platform.device(name)
+        hops = platform.hops(platform.home, name)
+        if not hops:
+            raise ScenarioError(
+                f"platform.home '{platform.home}' is the memory of worker '{name}' itself; expected a memory from"
+                " which experts have to be loaded."
+            )
+        loader: Loader
+        if len(hops) == 2 and host is not None:
+            loader = StagedLoader(self.fabric, self._hop_lane(*hops[1]), tier, self._hop_lane(*hops[0]), host)
+        else:
+            loader = Loader(self.fabric, self._hop_lane(*hops[-1]), tier)
+        execution = scenario.system.execution()
+        execution.bind(self.context("execution"))
+        cpu = self._cpu_experts(name) if execution.uses_cpu else None
+        return Worker(
+            self.clock,
+            self.fabric,
+            rank,
+            name=name,
+            memory_name="dram" if device.kind == "cpu" else "hbm",
+            steps=self._counted() if rank == 0 and self.progress is not None else self.plan,
+            tasks=[task for task in tasks if task.worker == rank],
+            tier=tier,
+            loader=loader,
+            dense=DenseCosts(model, device),
+            expert_costs=ExpertCosts(model, self.layer_bytes, device),
+            prefetch=self.prefetch,
+            execution=execution,
+            cpu=cpu,
+            exchange=exchange,
+            timeline=self.timeline,
+        )
+
+    def _cpu_experts(self, worker: str) -> CpuExperts:
+        platform, model = self.scenario.platform, self.scenario.model
+        if platform.cpu is None or platform.device(worker).kind == "cpu":
+            raise ScenarioError(
+                f"policy/execution=cpu_in_place needs a host CPU beside the worker; platform {platform.name} has none."
+            )
+        if platform.device(platform.home).kind != "dram":
+            raise ScenarioError(
+                "policy/execution=cpu_in_place runs experts where they lie and needs platform.home to be a dram;"
+                f" it is '{platform.home}' on {platform.name}."
+            )
+        cpu: Device = platform.device(platform.cpu)
+        costs = ExpertCosts(model, self.layer_bytes, cpu)
+        dram = platform.memory_of(platform.cpu).name
+        name = f"{platform.cpu} experts"
+        lane = next((lane for lane in self.fabric.lanes if lane.name == name), None)
+        if lane is None:
+            self._media(dram, worker)  # host DRAM is a medium of every copy
+            lane = self.fabric.add_lane(Lane(name, [self.media[dram]], costs.launch_ps, category="cpu"))
+        route = platform.route(dram, worker)
+        rate = min(link.effective_bytes_per_s for link in route)
+        ps_per_token = model.hidden * ACTIVATION_BYTES * 1e12 / rate
+        link = (route[-1].kind, self._latency_ps(dram, worker), ps_per_token)
+        return CpuExperts(self.fabric, lane, costs, self.sizes, link)
+
+    def _counted(self) -> Iterator[Step]:
+        assert self.progress is not None
+        for step in self.plan:
+            yield step
+            self.progress(step.tokens)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB"

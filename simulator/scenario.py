@@ -1,0 +1,105 @@
+"""What a run is a function of: (model, trace, workload, platform, system, seed)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hwmodels import Platform
+from simulator.model import ModelSpec
+from simulator.plan import Workload
+from simulator.policies.cache.base import CachePolicy
+from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.pipeline.base import PipelinePolicy
+from simulator.policies.placement.base import PlacementPolicy
+from simulator.policies.prediction.base import PredictionPolicy
+from simulator.policies.prefetch.base import PrefetchPolicy
+from simulator.policies.slots.base import SlotsPolicy
+from traces import Trace
+
+
+class ScenarioError(ValueError):
+    """Parts that do not go together; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class System:
+    """The choice made in every role. Factories, as a run builds its own objects (one cache per partition)."""
+
+    cache: Callable[[], CachePolicy]
+    host_cache: Callable[[], CachePolicy]
+    slots: Callable[[], SlotsPolicy]
+    placement: Callable[[], PlacementPolicy]
+    prediction: Callable[[], PredictionPolicy]
+    prefetch: Callable[[], PrefetchPolicy]
+    execution: Callable[[], ExecutionPolicy]
+    pipeline: Callable[[], PipelinePolicy]
+    name: str = "custom"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and switches of a run.
+
+    cache_bytes: expert budget of each worker (None: what its memory leaves after dense weights,
+    KV cache and workspace); host_cache_bytes: expert budget of host memory when home is an SSD
+    (None: three quarters of it); workspace_bytes: activations and runtime, per worker; chunk_bytes:
+    grain at which copies can be displaced or cancelled; io_threads: SSD reads at once; seed: of
+    every random draw; stepwise: an event for every operation (slow, same result); timeline: keep
+    every segment for a Chrome trace; reference: compute the clairvoyant reference too.
+    """
+
+    cache_bytes: int | None = None
+    host_cache_bytes: int | None = None
+    workspace_bytes: int = 512 * 2**20
+    chunk_bytes: int = 2**20
+    io_threads: int = 4
+    seed: int = 0
+    stepwise: bool = False
+    timeline: bool = False
+    reference: bool = True
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything a run depends on."""
+
+    model: ModelSpec
+    trace: Trace
+    platform: Platform
+    system: System
+    workload: Workload = field(default_factory=Workload)
+    settings: Settings = field(default_factory=Settings)
+
+
+def check_fit(model: ModelSpec, trace: Trace) -> list[str]:
+    """Refuse a trace that does not fit the model; return remarks about what differs but is accepted.
+
+    Raises ScenarioError naming the first misfit.
+    """
+    meta = trace.meta
+    where = f"the trace (of {meta.model}) does not fit the model {model.name}"
+    if meta.num_experts != model.experts:
+        raise ScenarioError(
+            f"{where}: it has {meta.num_experts} experts per layer, the model {model.experts}."
+        )
+    if len(meta.layers) != len(model.moe_layers):
+        raise ScenarioError(
+            f"{where}: it has {len(meta.layers)} routed layers, the model {len(model.moe_layers)}."
+        )
+    remarks = []
+    if meta.top_k != model.top_k:
+        if meta.native_top_k != model.native_top_k or meta.top_k > model.top_k:
+            raise ScenarioError(
+                f"{where}: it has top-{meta.top_k} (native top-{meta.native_top_k}), the model top-{model.top_k}."
+            )
+        remarks.append(
+            f"reduced top-k: the trace was recorded with {meta.top_k} of {meta.native_top_k} experts"
+        )
+    if meta.expert_bytes is not None:
+        mean = sum(meta.expert_bytes) / len(meta.expert_bytes)
+        remarks.append(
+            f"expert sizes as recorded in the trace: {mean:.0f} bytes on average"
+            f" (the model file says {model.expert_bytes})"
+        )
+    return remarks
