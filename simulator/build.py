@@ -87,9 +87,7 @@ class _Builder:
         self.media: dict[str, Medium] = {}
         self.timeline: list[tuple[str, str, int, int]] | None = [] if settings.timeline else None
 
-    def context(
-        self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0
-    ) -> PolicyContext:
+    def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
         model, meta = self.scenario.model, self.scenario.trace.meta
         seed = self.seeds[name]
         key = np.random.SeedSequence(entropy=seed.entropy, spawn_key=(*seed.spawn_key, child))
@@ -113,9 +111,7 @@ class _Builder:
         placement = system.placement()
         placement.bind(self.context("placement"))
         layers, count = len(model.moe_layers), len(self.workers)
-        owners = np.array(
-            [[placement.owner(la, ex, count) for ex in range(model.experts)] for la in range(layers)]
-        )
+        owners = np.array([[placement.owner(la, ex, count) for ex in range(model.experts)] for la in range(layers)])
         if owners.min() < 0 or owners.max() >= count:
             raise ScenarioError(
                 f"policy/placement names worker {int(owners.max())}; the platform has workers 0 to {count - 1}."
@@ -192,9 +188,7 @@ class _Builder:
             raise ScenarioError(
                 f"the expert cache of {memory.name} has {cache} bytes; expected at least one expert of {largest} bytes."
             )
-        return Memory(
-            memory.name, memory.memory_capacity_bytes, model.dense_bytes, kv, settings.workspace_bytes, cache
-        )
+        return Memory(memory.name, memory.memory_capacity_bytes, model.dense_bytes, kv, settings.workspace_bytes, cache)
 
     def _tier(self, rank: int, name: str, budget_bytes: int, owners: np.ndarray) -> Tier:
         slots = self.scenario.system.slots()
@@ -202,9 +196,7 @@ class _Builder:
         budgets = slots.budgets(budget_bytes, self.layer_bytes, self.scenario.trace.meta.top_k)
         layers = len(self.layer_bytes)
         if len(budgets) not in (1, layers):
-            raise ScenarioError(
-                f"policy/slots gives {len(budgets)} budgets; expected 1 or {layers}, one per layer."
-            )
+            raise ScenarioError(f"policy/slots gives {len(budgets)} budgets; expected 1 or {layers}, one per layer.")
         if sum(budgets) > budget_bytes:
             raise ScenarioError(
                 f"policy/slots asks for {sum(budgets)} bytes, top-k experts for every layer; expected at most the"

@@ -91,9 +91,7 @@ class ModelSpec:
             for name, part in spec.attention.items()
         }
         pattern = spec.attention_pattern or list(kinds)[:1]
-        spec = replace(
-            spec, attention=kinds, attention_pattern=pattern, native_top_k=spec.native_top_k or spec.top_k
-        )
+        spec = replace(spec, attention=kinds, attention_pattern=pattern, native_top_k=spec.native_top_k or spec.top_k)
         for problem in problems(spec):
             raise ModelError(f"{where}: {problem}.")
         return spec
@@ -250,9 +248,7 @@ class ModelSpec:
             np.where(cheaper, absorbed.size_bytes, expanded.size_bytes + expand_bytes),
         )
 
-    def layer_dense_work(
-        self, layer: int, tokens: Number, kv_len: Number, phase: str = "prefill"
-    ) -> list[Work]:
+    def layer_dense_work(self, layer: int, tokens: Number, kv_len: Number, phase: str = "prefill") -> list[Work]:
         """Everything of this layer but routed experts, in order: norms, QKV projections, attention, output
         projection (again for cross-attention), router, shared experts, dense feed-forward block.
 
@@ -319,6 +315,4 @@ class ModelSpec:
     def _feed_forward(self, tokens: Number, width: int, part: str) -> Work:
         weights = self._ffn_weights(width)
         size = weights * self.bits(part) / 8
-        return operators.feed_forward(
-            tokens, self.hidden, width, weights, size, self.linear_dtype or self.dtype
-        )
+        return operators.feed_forward(tokens, self.hidden, width, weights, size, self.linear_dtype or self.dtype)

@@ -65,9 +65,7 @@ class AttentionSpec:
         """Weights of the projections to queries, keys and values, without biases."""
         if self.is_mla:
             query = self.heads * self.key_dim
-            down = (
-                hidden * self.q_lora_rank + self.q_lora_rank * query if self.q_lora_rank else hidden * query
-            )
+            down = hidden * self.q_lora_rank + self.q_lora_rank * query if self.q_lora_rank else hidden * query
             return down + hidden * (self.kv_lora_rank + self.rope_head_dim) + self.up_projection
         kv_projections = 1 if self.k_equals_v else 2
         return hidden * self.head_dim * (self.heads + kv_projections * self.kv_heads)
@@ -101,9 +99,7 @@ class AttentionSpec:
 def attention_problems(kind: AttentionSpec) -> Iterator[str]:
     """What is impossible about a kind of attention: the field, a quote, and what was expected."""
     needed = (
-        ("heads", "head_dim", "rope_head_dim", "value_head_dim")
-        if kind.is_mla
-        else ("heads", "head_dim", "kv_heads")
+        ("heads", "head_dim", "rope_head_dim", "value_head_dim") if kind.is_mla else ("heads", "head_dim", "kv_heads")
     )
     for key in needed:
         if getattr(kind, key) < 1:

@@ -95,9 +95,7 @@ class Plan:
         if workload.requests is not None and workload.requests < 1:
             raise PlanError(f"workload.requests is {workload.requests}; expected at least 1 or null for all.")
         if workload.max_decode_tokens is not None and workload.max_decode_tokens < 1:
-            raise PlanError(
-                f"workload.max_decode_tokens is {workload.max_decode_tokens}; expected at least 1 or null."
-            )
+            raise PlanError(f"workload.max_decode_tokens is {workload.max_decode_tokens}; expected at least 1 or null.")
         if not 0 <= workload.first_request < len(trace):
             raise PlanError(
                 f"workload.first_request is {workload.first_request}; the trace has requests 0 to {len(trace) - 1}."

@@ -159,7 +159,7 @@ def replay(
         for layer, (blobs, _) in enumerate(step.groups):
             view.group += 1
             view.layer = layer
-            hits, misses = _access(tier, tier.partitions[layer], blobs)
+            hits, misses = access(tier, tier.partitions[layer], blobs)
             phase_hits[layer] += len(hits)
             phase_misses[layer] += len(misses)
             if rows:
@@ -176,7 +176,7 @@ def replay(
     return result
 
 
-def _access(tier: Tier, partition: Partition, blobs: list[int]) -> tuple[list[int], list[int]]:
+def access(tier: Tier, partition: Partition, blobs: list[int]) -> tuple[list[int], list[int]]:
     """One group through the cache: look up, load, evict from outside the group."""
     hits, _, misses = tier.look_up(blobs)
     cache = partition.cache

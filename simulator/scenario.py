@@ -80,22 +80,16 @@ def check_fit(model: ModelSpec, trace: Trace) -> list[str]:
     meta = trace.meta
     where = f"the trace (of {meta.model}) does not fit the model {model.name}"
     if meta.num_experts != model.experts:
-        raise ScenarioError(
-            f"{where}: it has {meta.num_experts} experts per layer, the model {model.experts}."
-        )
+        raise ScenarioError(f"{where}: it has {meta.num_experts} experts per layer, the model {model.experts}.")
     if len(meta.layers) != len(model.moe_layers):
-        raise ScenarioError(
-            f"{where}: it has {len(meta.layers)} routed layers, the model {len(model.moe_layers)}."
-        )
+        raise ScenarioError(f"{where}: it has {len(meta.layers)} routed layers, the model {len(model.moe_layers)}.")
     remarks = []
     if meta.top_k != model.top_k:
         if meta.native_top_k != model.native_top_k or meta.top_k > model.top_k:
             raise ScenarioError(
                 f"{where}: it has top-{meta.top_k} (native top-{meta.native_top_k}), the model top-{model.top_k}."
             )
-        remarks.append(
-            f"reduced top-k: the trace was recorded with {meta.top_k} of {meta.native_top_k} experts"
-        )
+        remarks.append(f"reduced top-k: the trace was recorded with {meta.top_k} of {meta.native_top_k} experts")
     if meta.expert_bytes is not None:
         mean = sum(meta.expert_bytes) / len(meta.expert_bytes)
         remarks.append(

@@ -140,6 +140,19 @@ class Lane:
         self.transfers = 0
         self.index = -1
 
+    def bottleneck_at(self, size_bytes: int) -> int:
+        """Bytes/s when all of the lane's width moves transfers of this size and nobody else does."""
+        rates = [self.bottleneck]
+        for medium in self.media:
+            if medium.bytes_per_s_at is not None:
+                rates.append(int(medium.bytes_per_s_at(self.width, size_bytes)))
+        return min(rates)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of transfers that have neither been delivered nor cancelled yet."""
+        return sum(transfer.bytes_left for transfer in (*self.demand, *self.background, *self.active))
+
     @property
     def queue_depth(self) -> int:
         """Transfers waiting or running."""

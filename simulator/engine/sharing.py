@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def max_min_rates(
-    routes: Sequence[Sequence[int]], caps: Sequence[int], capacities: dict[int, int]
-) -> list[int]:
+def max_min_rates(routes: Sequence[Sequence[int]], caps: Sequence[int], capacities: dict[int, int]) -> list[int]:
     """Rates in whole bytes/s of flows that share media, by progressive filling.
 
     `routes[i]` are the media of flow i, `caps[i]` its own limit in bytes/s, `capacities[m]` the
@@ -25,9 +23,7 @@ def max_min_rates(
             for medium in routes[flow]:
                 users[medium] = users.get(medium, 0) + 1
         fair = {medium: left[medium] // count for medium, count in users.items()}
-        level = {
-            flow: min([caps[flow], *(fair[medium] for medium in routes[flow])]) for flow in sorted(rising)
-        }
+        level = {flow: min([caps[flow], *(fair[medium] for medium in routes[flow])]) for flow in sorted(rising)}
         lowest = min(level.values())
         for flow in [flow for flow in sorted(rising) if level[flow] == lowest]:
             rising.remove(flow)

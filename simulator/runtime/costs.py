@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwmodels import Device, Work, is_memory_bound, time_s
+from hwmodels import Device, Work, floor_s, is_memory_bound, time_s
 from simulator.engine import PS_PER_S
 from simulator.model import ModelSpec
 from simulator.plan import Block
@@ -12,10 +12,10 @@ from simulator.plan import Block
 OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
 
 
-def _parts_s(work: Work, device: Device) -> np.ndarray:
-    """Seconds of one operation by what bounds it: [..., 3]."""
-    total = np.asarray(time_s(work, device))
-    overhead = np.where(total > 0, device.launch_overhead_s, 0.0)
+def _parts_s(work: Work, device: Device, ideal: bool) -> np.ndarray:
+    """Seconds of one operation by what bounds it: [..., 3]; `ideal`: what physics allows."""
+    total = np.asarray(floor_s(work, device) if ideal else time_s(work, device))
+    overhead = np.where(total > 0, 0.0 if ideal else device.launch_overhead_s, 0.0)
     busy = total - overhead
     memory = is_memory_bound(work, device)
     return np.stack([overhead, np.where(memory, busy, 0.0), np.where(memory, 0.0, busy)], axis=-1)
@@ -31,9 +31,10 @@ class DenseCosts:
     to its router; and after the last routed layer. For one worker.
     """
 
-    def __init__(self, model: ModelSpec, device: Device) -> None:
+    def __init__(self, model: ModelSpec, device: Device, ideal: bool = False) -> None:
         self._model = model
         self._device = device
+        self._ideal = ideal
         moe = set(model.moe_layers)
         self._kinds = [
             (
@@ -91,7 +92,7 @@ class DenseCosts:
 
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
-        return sum((_parts_s(work, self._device) for work in works), np.zeros(3))
+        return sum((_parts_s(work, self._device, self._ideal) for work in works), np.zeros(3))
 
 
 def _of(row: list[int], mine: list[int] | None) -> list[int]:
@@ -101,17 +102,12 @@ def _of(row: list[int], mine: list[int] | None) -> list[int]:
 class ExpertCosts:
     """Routed experts on a processor: ps by tokens served, without launch; grown on demand."""
 
-    def __init__(self, model: ModelSpec, layer_expert_bytes: list[int], device: Device) -> None:
-        self._device = device
-        self.launch_ps = int(to_ps_array(np.asarray(device.launch_overhead_s)))
+    def __init__(self, model: ModelSpec, layer_expert_bytes: list[int], device: Device, ideal: bool = False) -> None:
+        self.launch_ps = 0 if ideal else int(to_ps_array(np.asarray(device.launch_overhead_s)))
         per_size = {}
         for size in sorted(set(layer_expert_bytes)):
-            variant = (
-                model
-                if size == model.expert_bytes
-                else model.with_experts_bits(8 * size / model.expert_params)
-            )
-            per_size[size] = _ExpertTable(variant, device)
+            variant = model if size == model.expert_bytes else model.with_experts_bits(8 * size / model.expert_params)
+            per_size[size] = _ExpertTable(variant, device, ideal)
         self._tables = [per_size[size] for size in layer_expert_bytes]
 
     def of(self, layer: int, tokens: int) -> tuple[int, int]:
@@ -124,8 +120,8 @@ class ExpertCosts:
 
 
 class _ExpertTable:
-    def __init__(self, model: ModelSpec, device: Device) -> None:
-        self._model, self._device = model, device
+    def __init__(self, model: ModelSpec, device: Device, ideal: bool) -> None:
+        self._model, self._device, self._ideal = model, device, ideal
         self._rows: list[tuple[int, int]] = []
         self._grow(64)
 
@@ -135,7 +131,7 @@ class _ExpertTable:
         return self._rows[tokens]
 
     def _grow(self, tokens: int) -> None:
-        parts = to_ps_array(_parts_s(self._model.expert_work(np.arange(tokens + 1)), self._device))
+        parts = to_ps_array(_parts_s(self._model.expert_work(np.arange(tokens + 1)), self._device, self._ideal))
         memory, compute = parts[:, MEMORY], parts[:, COMPUTE]
         bound = np.where(memory >= compute, MEMORY, COMPUTE)
         self._rows = list(zip((memory + compute).tolist(), bound.tolist(), strict=True))

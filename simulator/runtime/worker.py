@@ -103,6 +103,11 @@ class Worker(Stream):
         self._experts_per_layer = len(tier.slots) // layers
         self._one_partition = all(p is tier.partitions[0] for p in tier.partitions)
 
+    @property
+    def uses_cpu(self) -> bool:
+        """Whether missing experts may run on the host CPU."""
+        return self._cpu is not None
+
     def process(self) -> Generator[Event, Any, None]:
         """The SimPy process."""
         t = 0
@@ -305,9 +310,7 @@ class Worker(Stream):
                 t = max(t, (yield from self.landed(last)))
                 continue
             transfer = queue.pop(0)
-            landed = (
-                transfer.landed_ps if transfer.landed_ps is not None else (yield from self.landed(transfer))
-            )
+            landed = transfer.landed_ps if transfer.landed_ps is not None else (yield from self.landed(transfer))
             if landed > t:
                 t = landed
                 self.path.waited_for(transfer)

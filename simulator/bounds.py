@@ -1,0 +1,152 @@
+"""How good it could get on the same trace and machine.
+
+*Physics*: all work at peak rates without launches, and every expert that is used and was not
+resident at the start crosses the link once at its raw bandwidth; the larger of the two. *Clairvoyant
+reference*: the calibrated costs, Belady's misses for the same budget, and a prefetcher that knows
+the future and keeps the link busy from the first instant, in order of need, without lack of room.
+For experts of one size no system that fetches every expert it runs can beat it: Belady's misses are
+the fewest for every prefix of the trace. For mixed sizes it is a reference, not a bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.build import Run
+from simulator.engine import PS_PER_S, seconds
+from simulator.plan import Block
+from simulator.policies import PolicyContext
+from simulator.policies.cache.belady import Belady
+from simulator.replay import access
+from simulator.residency import RESIDENT, Partition, Tier
+from simulator.runtime.costs import DenseCosts, ExpertCosts
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds. `*_duration_s` of the whole run, `*_tpot_s` per decode step after warm-up; None: not defined."""
+
+    physics_duration_s: float
+    physics_tpot_s: float | None
+    reference_duration_s: float | None
+    reference_tpot_s: float | None
+    reference_hit_rate: float | None
+
+
+def bounds(run: Run, warmup_batches: int) -> Bounds:
+    """Physics bound, and the clairvoyant reference where it is defined.
+
+    The reference needs one worker that fetches what it runs over one hop.
+    """
+    worker = run.workers[0]
+    alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu
+    with_reference = run.scenario.settings.reference and alone
+    physics = _Pass(run, ideal=True, belady=False, warmup_batches=warmup_batches)
+    link_s = _link_floor_s(run) if not worker.uses_cpu else 0.0
+    helpers = len(run.workers) * (1.0 + _cpu_share(run))
+    reference = _Pass(run, ideal=False, belady=True, warmup_batches=warmup_batches) if with_reference else None
+    return Bounds(
+        physics_duration_s=max(seconds(physics.end_ps) / helpers, link_s),
+        physics_tpot_s=_mean_s(physics, helpers),
+        reference_duration_s=seconds(reference.end_ps) if reference else None,
+        reference_tpot_s=_mean_s(reference, 1.0) if reference else None,
+        reference_hit_rate=reference.hits / max(1, reference.accesses) if reference else None,
+    )
+
+
+class _Pass:
+    """One walk over the plan: compute alone (ideal), or compute against Belady's loads."""
+
+    def __init__(self, run: Run, ideal: bool, belady: bool, warmup_batches: int) -> None:
+        scenario, platform = run.scenario, run.scenario.platform
+        device = platform.device(platform.workers[0])
+        dense = DenseCosts(scenario.model, device, ideal)
+        experts = ExpertCosts(scenario.model, run.layer_expert_bytes, device, ideal)
+        single = [cost for cost, _ in experts.single()]
+        tier = _belady_tier(run) if belady else None
+        lane = run.workers[0].loader.lane
+        per_load = [
+            lane.latency_ps + -(-size * PS_PER_S // lane.bottleneck_at(size)) for size in run.layer_expert_bytes
+        ]
+        t = link_ps = 0
+        self.decode_ps = self.decode_steps = self.hits = self.accesses = 0
+        block: Block | None = None
+        table: list[list[list[int]]] = []
+        for step in run.plan:
+            begin = t
+            if step.block is not block:
+                block = step.block
+                table = dense.table(block)
+            row = table[step.row]
+            for layer, (blobs, counts) in enumerate(step.groups):
+                t += sum(row[layer])
+                if counts is None:
+                    compute = single[layer] * len(blobs)
+                    last = single[layer]
+                else:
+                    costs = [experts.of(layer, count)[0] for count in counts]
+                    compute, last = sum(costs), min(costs, default=0)
+                t += compute + (experts.launch_ps if blobs else 0)
+                if tier is not None:
+                    tier.view.group += 1
+                    hits, misses = access(tier, tier.partitions[layer], blobs)
+                    self.hits += len(hits)
+                    self.accesses += len(blobs)
+                    if misses:
+                        link_ps += per_load[layer] * len(misses)
+                        t = max(t, link_ps + experts.launch_ps + last)
+            t += sum(row[-1])
+            if not step.prefill and step.batch >= warmup_batches:
+                self.decode_ps += t - begin
+                self.decode_steps += 1
+        self.end_ps = t
+
+
+def _mean_s(walk: _Pass, helpers: float) -> float | None:
+    return seconds(walk.decode_ps) / walk.decode_steps / helpers if walk.decode_steps else None
+
+
+def _belady_tier(run: Run) -> Tier:
+    """A cache of the run's whole budget with Belady's policy and the run's initial contents."""
+    sizes = run.tiers[0].sizes
+    budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
+    layers = len(run.layer_expert_bytes)
+    cache = Belady()
+    cache.bind(
+        PolicyContext(
+            layers=layers,
+            experts=len(sizes) // layers,
+            top_k=run.scenario.trace.meta.top_k,
+            size_bytes=sizes,
+            capacity_bytes=budget,
+            future=run.plan.groups,
+        )
+    )
+    partition = Partition(budget, cache)
+    tier = Tier("reference", sizes, [partition] * layers)
+    for blob in run.initial:
+        tier.occupy(partition, blob, RESIDENT)
+    cache.on_insert(run.initial, tier.view)
+    return tier
+
+
+def _link_floor_s(run: Run) -> float:
+    """Seconds to move every expert used, and not resident at the start, once over the raw links."""
+    platform = run.scenario.platform
+    used = {blob for step in run.plan for blobs, _ in step.groups for blob in blobs}
+    size = sum(run.tiers[0].sizes[blob] for blob in used.difference(run.initial))
+    rate = 0.0
+    for worker in platform.workers:
+        links = [link.bandwidth_bytes_per_s for link in platform.route(platform.home, worker)]
+        home = platform.device(platform.home)
+        rate += min([*links, home.memory_read_bytes_per_s])
+    return size / rate
+
+
+def _cpu_share(run: Run) -> float:
+    """What a host CPU that runs experts adds to a worker's memory bandwidth, as a fraction of it."""
+    platform = run.scenario.platform
+    if not run.workers[0].uses_cpu or platform.cpu is None:
+        return 0.0
+    worker = platform.device(platform.workers[0])
+    return platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s

@@ -1,0 +1,389 @@
+"""What a run tells: tidy tables, a summary with reasons, bounds, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.bounds import Bounds, bounds
+from simulator.build import Run, build
+from simulator.engine import seconds
+from simulator.runtime.worker import StepRecord
+from simulator.scenario import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+VERSION = "0.1.0"
+
+
+class InvariantError(AssertionError):
+    """The simulator contradicts itself: a defect of the program, not of the input."""
+
+
+def simulate(scenario: Scenario, progress: Callable[[int], None] | None = None) -> Result:
+    """Run a scenario to its end: a pure function of it.
+
+    `progress(tokens)` is called for every step. Raises the one-sentence errors of `build` before
+    the first event, and InvariantError if the books do not balance afterwards.
+    """
+    run = build(scenario, progress)
+    for worker in run.workers:
+        run.clock.process(worker.process())
+    run.clock.run()
+    result = Result(run)
+    result.check()
+    return result
+
+
+@dataclass
+class Result:
+    """A finished run. Tables are built when asked for; times in seconds, sizes in bytes."""
+
+    run: Run
+
+    # ---- tables
+
+    @cached_property
+    def records(self) -> list[StepRecord]:
+        """Steps with the counts of all workers added; times and attribution of the whole."""
+        return _merged(self.run)
+
+    @cached_property
+    def warmup_batches(self) -> int:
+        """Batches at the start that are left out of the metrics."""
+        workload = self.run.scenario.workload
+        return -(-workload.warmup_requests // workload.batch_size)
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """One row per step: latency, what was asked of the cache, and where the time went."""
+        import pandas as pd
+
+        categories = sorted({name for record in self.records for name in record.waited_ps})
+        rows = []
+        for r in self.records:
+            row: dict[str, Any] = {
+                "step": r.number,
+                "batch": r.batch,
+                "phase": "prefill" if r.prefill else "decode",
+                "warmup": r.batch < self.warmup_batches,
+                "requests": len(r.requests),
+                "tokens": r.tokens,
+                "context_tokens": sum(r.kv_tokens),
+                "start_s": seconds(r.start_ps),
+                "latency_s": seconds(r.end_ps - r.start_ps),
+                "hits": r.hits,
+                "late": r.late,
+                "loads": r.loads,
+                "on_cpu": r.on_cpu,
+                "load_bytes": r.load_bytes,
+                "prefetches": r.prefetches,
+                "useful_prefetches": r.useful_prefetches,
+                "prefetch_bytes": r.prefetch_bytes,
+            }
+            for name in categories:
+                row[f"attributed_{name}_s"] = seconds(r.waited_ps.get(name, 0))
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request. ttft_s is missing where the trace has no prompt routing."""
+        import pandas as pd
+
+        return pd.DataFrame(_request_rows(self.records, self.warmup_batches))
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """One row per phase and routed layer (warm-up included): hits, late, loads, on_cpu, hit_rate."""
+        import pandas as pd
+
+        rows = []
+        workers = self.run.workers
+        for phase, name in ((1, "prefill"), (0, "decode")):
+            for layer in range(len(self.run.layer_expert_bytes)):
+                hits, late, loads, on_cpu = (
+                    sum(counts[phase][layer] for counts in column)
+                    for column in zip(
+                        *[(w.layer_hits, w.layer_late, w.layer_loads, w.layer_on_cpu) for w in workers],
+                        strict=True,
+                    )
+                )
+                total = hits + late + loads + on_cpu
+                rows.append(
+                    {
+                        "phase": name,
+                        "layer": layer,
+                        "hits": hits,
+                        "late": late,
+                        "loads": loads,
+                        "on_cpu": on_cpu,
+                        "hit_rate": hits / total if total else None,
+                    }
+                )
+        return pd.DataFrame(rows).astype({"hit_rate": "float64"})
+
+    @cached_property
+    def experts(self) -> pd.DataFrame:
+        """One row per expert (warm-up included): steps that found it resident, and loads on demand."""
+        import pandas as pd
+
+        count = self.run.scenario.model.experts
+        hits = np.sum([worker.expert_hits for worker in self.run.workers], axis=0)
+        loads = np.sum([worker.expert_loads for worker in self.run.workers], axis=0)
+        blobs = np.arange(len(hits))
+        return pd.DataFrame({"layer": blobs // count, "expert": blobs % count, "hits": hits, "loads": loads})
+
+    @cached_property
+    def devices(self) -> pd.DataFrame:
+        """One row per worker, host CPU and memory: busy time, high-water mark, energy from idle and full power."""
+        import pandas as pd
+
+        return pd.DataFrame(_device_rows(self.run, seconds(self.duration_ps)))
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """One row per lane: transfers, bytes asked for, delivered and cancelled, busy time."""
+        import pandas as pd
+
+        total_s = seconds(self.duration_ps)
+        rows = []
+        for lane in self.run.fabric.lanes:
+            rows.append(
+                {
+                    "lane": lane.name,
+                    "kind": lane.category,
+                    "transfers": lane.transfers,
+                    "requested_bytes": lane.requested_bytes,
+                    "delivered_bytes": lane.delivered_bytes,
+                    "cancelled_bytes": lane.cancelled_bytes,
+                    "pending_bytes": lane.pending_bytes,
+                    "busy_s": seconds(lane.busy_ps),
+                    "utilisation": seconds(lane.busy_ps) / lane.width / total_s if total_s else 0.0,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    # ---- figures of the whole run
+
+    @property
+    def duration_ps(self) -> int:
+        """From the first step's start to the last step's end."""
+        return self.records[-1].end_ps if self.records else 0
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Physics bound and clairvoyant reference."""
+        return bounds(self.run, self.warmup_batches)
+
+    @cached_property
+    def attribution_ps(self) -> dict[str, int]:
+        """Picoseconds on the critical path by cause, after warm-up; they sum to the steps' latencies exactly."""
+        totals: dict[str, int] = {}
+        for record in self._measured():
+            for name, value in record.waited_ps.items():
+                totals[name] = totals.get(name, 0) + value
+        return dict(sorted(totals.items()))
+
+    def _measured(self) -> list[StepRecord]:
+        return [record for record in self.records if record.batch >= self.warmup_batches]
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Plain values for a table or JSON; warm-up is left out, None where something does not apply."""
+        measured = self._measured()
+        decode = [r for r in measured if not r.prefill]
+        prefill = [r for r in measured if r.prefill]
+        latencies = np.array([r.end_ps - r.start_ps for r in decode], dtype=np.float64) / 1e12
+        decode_s = float(latencies.sum())
+        prefill_s = seconds(sum(r.end_ps - r.start_ps for r in prefill))
+        decode_tokens = sum(r.tokens for r in decode)
+        total_s = seconds(sum(self.attribution_ps.values()))
+        rows = [r for r in _request_rows(self.records, self.warmup_batches) if not r["warmup"]]
+        ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
+        energy = sum(row["energy_j"] for row in _device_rows(self.run, seconds(self.duration_ps)))
+        all_tokens = sum(r.tokens for r in self.records)
+        prefetches = sum(r.prefetches for r in measured)
+        return {
+            "requests": len(rows),
+            "prefill_tokens": sum(r.tokens for r in prefill),
+            "decode_tokens": decode_tokens,
+            "duration_s": total_s,
+            "ttft_mean_s": float(np.mean(ttfts)) if ttfts else None,
+            "tpot_mean_s": decode_s / len(decode) if decode else None,
+            "tpot_p50_s": float(np.percentile(latencies, 50)) if decode else None,
+            "tpot_p99_s": float(np.percentile(latencies, 99)) if decode else None,
+            "tokens_per_s": decode_tokens / decode_s if decode else None,
+            "prefill_tokens_per_s": sum(r.tokens for r in prefill) / prefill_s if prefill else None,
+            "request_latency_mean_s": float(np.mean([r["latency_s"] for r in rows])),
+            "hit_rate": _hit_rate(measured),
+            "hit_rate_decode": _hit_rate(decode),
+            "hit_rate_prefill": _hit_rate(prefill),
+            "late_rate": _share(measured, "late"),
+            "on_cpu_rate": _share(measured, "on_cpu"),
+            "load_bytes": sum(r.load_bytes for r in measured),
+            "prefetch_bytes": sum(r.prefetch_bytes for r in measured),
+            "prefetch_useful_rate": sum(r.useful_prefetches for r in measured) / prefetches if prefetches else None,
+            "attribution": {name: value / 1e12 / total_s for name, value in self.attribution_ps.items()}
+            if total_s
+            else {},
+            "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories),
+            "memory_peak_bytes": max(_peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
+            "energy_j": energy,
+            "energy_per_token_j": energy / all_tokens if all_tokens else None,
+            **asdict(self.bounds),
+        }
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from: version, data digests, seed, remarks."""
+        scenario = self.run.scenario
+        meta = scenario.trace.meta
+        return {
+            "moesim_version": VERSION,
+            "model": {"name": scenario.model.name, "source": scenario.model.source},
+            "platform": {
+                "name": scenario.platform.name,
+                "home": scenario.platform.home,
+                "workers": list(scenario.platform.workers),
+            },
+            "system": scenario.system.name,
+            "trace": {
+                "model": meta.model,
+                "digest": meta.digest,
+                "dataset": meta.dataset,
+                "licence": meta.licence,
+                "source": meta.source,
+                "top_k": meta.top_k,
+                "native_top_k": meta.native_top_k,
+            },
+            "workload": asdict(scenario.workload),
+            "settings": asdict(scenario.settings),
+            "remarks": list(self.run.remarks),
+        }
+
+    # ---- invariants
+
+    def check(self) -> None:
+        """Raise InvariantError unless the books balance (cheap; every run does it)."""
+        for record in self.records:
+            if sum(record.waited_ps.values()) != record.end_ps - record.start_ps:
+                raise InvariantError(f"step {record.number}: attribution does not sum to its latency.")
+        for lane in self.run.fabric.lanes:
+            moved = lane.delivered_bytes + lane.cancelled_bytes + lane.pending_bytes
+            if lane.requested_bytes != moved:
+                raise InvariantError(f"lane {lane.name}: {lane.requested_bytes} bytes asked for, {moved} accounted.")
+        for tier in (*self.run.tiers, *([self.run.host] if self.run.host else [])):
+            for partition in tier.partitions:
+                if partition.peak_bytes > partition.capacity_bytes:
+                    raise InvariantError(
+                        f"{tier.name}: {partition.peak_bytes} of {partition.capacity_bytes} bytes used."
+                    )
+
+
+def _merged(run: Run) -> list[StepRecord]:
+    first, *others = [worker.records for worker in run.workers]
+    for mine, *rest in zip(first, *others, strict=True):
+        for other in rest:
+            mine.hits += other.hits
+            mine.late += other.late
+            mine.loads += other.loads
+            mine.on_cpu += other.on_cpu
+            mine.load_bytes += other.load_bytes
+            mine.prefetches += other.prefetches
+            mine.prefetch_bytes += other.prefetch_bytes
+            mine.useful_prefetches += other.useful_prefetches
+    return first
+
+
+def _request_rows(records: list[StepRecord], warmup_batches: int) -> list[dict[str, Any]]:
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for record in records:
+        for request, context in zip(record.requests, record.kv_tokens, strict=True):
+            row = rows.get((record.batch, request))
+            if row is None:
+                row = rows[record.batch, request] = {
+                    "request": request,
+                    "batch": record.batch,
+                    "warmup": record.batch < warmup_batches,
+                    "start_ps": record.start_ps,
+                    "prefill_ps": None,
+                    "decode_ps": 0,
+                    "decode_tokens": 0,
+                }
+            if record.prefill:
+                row["prefill_ps"] = record.end_ps - row["start_ps"]
+            else:
+                row["decode_ps"] += record.end_ps - record.start_ps
+                row["decode_tokens"] += 1
+            row["end_ps"] = record.end_ps
+            row["context_tokens"] = context
+    return [
+        {
+            "request": row["request"],
+            "batch": row["batch"],
+            "warmup": row["warmup"],
+            "context_tokens": row["context_tokens"],
+            "decode_tokens": row["decode_tokens"],
+            "start_s": seconds(row["start_ps"]),
+            "ttft_s": seconds(row["prefill_ps"]) if row["prefill_ps"] is not None else None,
+            "tpot_s": seconds(row["decode_ps"]) / row["decode_tokens"] if row["decode_tokens"] else None,
+            "latency_s": seconds(row["end_ps"] - row["start_ps"]),
+        }
+        for row in rows.values()
+    ]
+
+
+def _device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
+    platform = run.scenario.platform
+    busy = {worker.name: seconds(worker.busy_ps) for worker in run.workers}
+    for lane in run.fabric.lanes:
+        if lane.category == "cpu" and platform.cpu is not None:
+            busy[platform.cpu] = seconds(lane.busy_ps)
+    rows = []
+    for name, device in platform.devices.items():
+        if device.kind == "switch":
+            continue
+        rank = platform.workers.index(name) if name in platform.workers else None
+        busy_s = busy.get(name, 0.0)
+        peak = None
+        if rank is not None and platform.memory_of(name).name == name:
+            peak = _peak_bytes(run, rank)
+        elif run.host is not None and name == run.host.name:
+            peak = run.host.peak_bytes()
+        elif device.kind == "dram" and rank is None and name in {platform.memory_of(w).name for w in platform.workers}:
+            peak = _peak_bytes(run, 0)
+        elif name == platform.home:
+            peak = sum(run.tiers[0].sizes)
+        rows.append(
+            {
+                "device": name,
+                "kind": device.kind,
+                "busy_s": busy_s,
+                "utilisation": busy_s / total_s if total_s else 0.0,
+                "memory_capacity_bytes": device.memory_capacity_bytes if device.kind != "cpu" else None,
+                "memory_peak_bytes": peak,
+                "energy_j": device.idle_power_w * total_s + max(0.0, device.tdp_w - device.idle_power_w) * busy_s,
+            }
+        )
+    return rows
+
+
+def _peak_bytes(run: Run, rank: int) -> int:
+    memory = run.memories[rank]
+    return memory.dense_bytes + memory.kv_bytes + memory.workspace_bytes + run.tiers[rank].peak_bytes()
+
+
+def _share(records: list[StepRecord], name: str) -> float | None:
+    total = sum(r.hits + r.late + r.loads + r.on_cpu for r in records)
+    return sum(getattr(r, name) for r in records) / total if total else None
+
+
+def _hit_rate(records: list[StepRecord]) -> float | None:
+    return _share(records, "hits")
