@@ -164,9 +164,8 @@ def replay(
             phase_misses[layer] += len(misses)
             if rows:
                 missed = set(misses)
-                result.rows.append(
-                    np.array([(number, layer, blob, blob not in missed) for blob in blobs], dtype=np.int64)
-                )
+                seen = [(number, layer, blob, blob not in missed) for blob in blobs]
+                result.rows.append(np.array(seen, dtype=np.int64).reshape(-1, 4))
         if step.last:
             for partition in partitions:
                 partition.cache.on_sequence_end(view)
