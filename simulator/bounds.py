@@ -19,7 +19,7 @@ from simulator.policies import PolicyContext
 from simulator.policies.cache.belady import Belady
 from simulator.replay import access
 from simulator.residency import RESIDENT, Partition, Tier
-from simulator.runtime.costs import DenseCosts, ExpertCosts
+from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Pass:
         device = platform.device(platform.workers[0])
         dense = DenseCosts(scenario.model, device, ideal)
         experts = ExpertCosts(scenario.model, run.layer_expert_bytes, device, ideal)
-        single = [cost for cost, _ in experts.single()]
+        single = [experts.of(layer, 1)[0] for layer in range(len(run.layer_expert_bytes))]
         tier = _belady_tier(run) if belady else None
         lane = run.workers[0].loader.lane
         per_load = [
@@ -71,7 +71,7 @@ class _Pass:
         t = link_ps = 0
         self.decode_ps = self.decode_steps = self.hits = self.accesses = 0
         block: Block | None = None
-        table: list[list[list[int]]] = []
+        table: list[tuple[Parts, ...]] = []
         for step in run.plan:
             begin = t
             if step.block is not block:
@@ -79,7 +79,7 @@ class _Pass:
                 table = dense.table(block)
             row = table[step.row]
             for layer, (blobs, counts) in enumerate(step.groups):
-                t += sum(row[layer])
+                t += row[layer][0]
                 if counts is None:
                     compute = single[layer] * len(blobs)
                     last = single[layer]
@@ -95,7 +95,7 @@ class _Pass:
                     if misses:
                         link_ps += per_load[layer] * len(misses)
                         t = max(t, link_ps + experts.launch_ps + last)
-            t += sum(row[-1])
+            t += row[-1][0]
             if not step.prefill and step.batch >= warmup_batches:
                 self.decode_ps += t - begin
                 self.decode_steps += 1

@@ -16,7 +16,7 @@ import numpy as np
 
 from traces import RequestTrace, Trace
 
-BLOCK_TOKENS = 512
+BLOCK_TOKENS = 128
 Group = tuple[list[int], list[int] | None]  # blobs, tokens of each (None: one token each)
 Forecast = Callable[[RequestTrace, np.ndarray], np.ndarray | None]
 

@@ -19,6 +19,10 @@ RESIDENT = True
 Slot = Transfer | bool | None  # in flight, resident, absent
 
 
+class PolicyError(ValueError):
+    """A policy broke its contract; the message is one sentence."""
+
+
 class LayerView:
     """What a cache policy may see: read-only, one object per tier, current during a hook.
 
@@ -67,6 +71,12 @@ class Partition:
         self.cache = cache
         self.used_bytes = 0
         self.peak_bytes = 0
+
+    def reserve(self, size_bytes: int) -> None:
+        """Take room that `Tier.admit` has made."""
+        used = self.used_bytes = self.used_bytes + size_bytes
+        if used > self.peak_bytes:
+            self.peak_bytes = used
 
 
 class Tier:
@@ -117,26 +127,29 @@ class Tier:
         need = 0
         for blob in blobs:
             need += sizes[blob]
-        if need > free:
-            for victim in partition.cache.victims(need - free, blobs, self.view):
-                free += sizes[victim]
-                self.evict(partition, victim)
-            if need > free:
-                count = 0
-                for blob in blobs:
-                    free -= sizes[blob]
-                    if free < 0:
-                        break
-                    count += 1
-                return count
-        return len(blobs)
+        if need <= free:
+            return len(blobs)
+        cache, slots, pins = partition.cache, self.slots, self.pins
+        for victim in cache.victims(need - free, blobs, self.view):
+            if slots[victim] is None or victim in pins:
+                raise PolicyError(
+                    f"policy/cache {type(cache).__name__} named blob {victim} as a victim; expected one that is"
+                    " resident and not pinned (see LayerView.evictable)."
+                )
+            free += sizes[victim]
+            self.evict(partition, victim)
+        count = 0
+        for blob in blobs:
+            free -= sizes[blob]
+            if free < 0:
+                break
+            count += 1
+        return count
 
     def occupy(self, partition: Partition, blob: int, slot: Slot) -> None:
         """Reserve the room of a blob: resident now, or in flight as the given transfer."""
         self.slots[blob] = slot
-        used = partition.used_bytes = partition.used_bytes + self.sizes[blob]
-        if used > partition.peak_bytes:
-            partition.peak_bytes = used
+        partition.reserve(self.sizes[blob])
 
     def evict(self, partition: Partition, blob: int) -> None:
         """Drop a blob; the policy hears of it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
@@ -33,12 +35,28 @@ def simulate(scenario: Scenario, progress: Callable[[int], None] | None = None) 
     the first event, and InvariantError if the books do not balance afterwards.
     """
     run = build(scenario, progress)
-    for worker in run.workers:
-        run.clock.process(worker.process())
-    run.clock.run()
+    run_clock(run)
     result = Result(run)
     result.check()
     return result
+
+
+def run_clock(run: Run) -> None:
+    """Start the workers of a built run and let the clock run to the end.
+
+    Cyclic garbage collection pauses meanwhile (a run makes many small objects and no cycles), and
+    BLAS keeps to one thread: its idle threads spin, and a run is one core's work.
+    """
+    for worker in run.workers:
+        run.clock.process(worker.process())
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with threadpool_limits(1, "blas"):
+            run.clock.run()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass
@@ -108,13 +126,8 @@ class Result:
         workers = self.run.workers
         for phase, name in ((1, "prefill"), (0, "decode")):
             for layer in range(len(self.run.layer_expert_bytes)):
-                hits, late, loads, on_cpu = (
-                    sum(counts[phase][layer] for counts in column)
-                    for column in zip(
-                        *[(w.layer_hits, w.layer_late, w.layer_loads, w.layer_on_cpu) for w in workers],
-                        strict=True,
-                    )
-                )
+                counts = [worker.layer_counts[phase][layer] for worker in workers]
+                hits, late, loads, on_cpu = map(sum, zip(*counts, strict=True))
                 total = hits + late + loads + on_cpu
                 rows.append(
                     {
@@ -131,14 +144,19 @@ class Result:
 
     @cached_property
     def experts(self) -> pd.DataFrame:
-        """One row per expert (warm-up included): steps that found it resident, and loads on demand."""
+        """One row per expert (warm-up included): tokens routed to it, and loads on demand."""
         import pandas as pd
 
         count = self.run.scenario.model.experts
-        hits = np.sum([worker.expert_hits for worker in self.run.workers], axis=0)
+        selections = np.zeros(len(self.run.layer_expert_bytes) * count, dtype=np.int64)
+        for step in self.run.plan:
+            for blobs, tokens in step.groups:
+                selections[blobs] += tokens if tokens is not None else 1
         loads = np.sum([worker.expert_loads for worker in self.run.workers], axis=0)
-        blobs = np.arange(len(hits))
-        return pd.DataFrame({"layer": blobs // count, "expert": blobs % count, "hits": hits, "loads": loads})
+        blobs = np.arange(len(selections))
+        return pd.DataFrame(
+            {"layer": blobs // count, "expert": blobs % count, "selections": selections, "loads": loads}
+        )
 
     @cached_property
     def devices(self) -> pd.DataFrame:

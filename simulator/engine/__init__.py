@@ -5,9 +5,10 @@ Engine time is an integer number of picoseconds. `clock` decides when a process 
 """
 
 from simulator.engine.clock import PS_PER_S, Clock, Stream, seconds, to_ps
-from simulator.engine.fabric import CANCELLED, LANDED, NEVER, Fabric, Lane, Medium, Transfer
+from simulator.engine.fabric import ACTIVE, CANCELLED, LANDED, NEVER, Fabric, Lane, Medium, Transfer
 
 __all__ = [
+    "ACTIVE",
     "CANCELLED",
     "LANDED",
     "NEVER",

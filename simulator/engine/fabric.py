@@ -193,19 +193,26 @@ class Fabric:
 
     def submit(self, lane: Lane, transfer: Transfer, now_ps: int) -> None:
         """Queue a transfer. An urgent one displaces a running one that is not, at its chunk border."""
+        self.submit_all(lane, [transfer], now_ps)
+
+    def submit_all(self, lane: Lane, transfers: list[Transfer], now_ps: int) -> None:
+        """`submit` for several transfers of one urgency, in order."""
         if self.next_ps <= now_ps:
             self.advance(now_ps)
-        transfer.lane = lane
-        transfer.submitted_ps = now_ps
-        lane.requested_bytes += transfer.size_bytes
-        lane.transfers += 1
-        if transfer.urgent:
-            lane.demand.append(transfer)
-            if len(lane.active) >= lane.width:
-                self._displace(lane, now_ps)
+        for transfer in transfers:
+            transfer.lane = lane
+            transfer.submitted_ps = now_ps
+            lane.requested_bytes += transfer.size_bytes
+        lane.transfers += len(transfers)
+        busy = len(lane.active) >= lane.width
+        if transfers and transfers[0].urgent:
+            lane.demand.extend(transfers)
+            if busy:
+                for _ in transfers if lane.width > 1 else (0,):
+                    self._displace(lane, now_ps)
         else:
-            lane.background.append(transfer)
-        if len(lane.active) < lane.width:
+            lane.background.extend(transfers)
+        while len(lane.active) < lane.width and (lane.demand or lane.background):
             self._start(lane, now_ps)
         if self._sleepers:
             self._arm()
@@ -254,7 +261,39 @@ class Fabric:
             now = self.next_ps
             active = self._active
             if len(active) == 1:
-                self._finish(active[0], now)
+                transfer = active[0]
+                lane = transfer.lane
+                assert lane is not None
+                if transfer.stop or transfer.then is not None or lane.sized or lane.width > 1:
+                    self._finish(transfer, now)
+                    continue
+                # The common case in one place: one transfer lands, the lane takes up the next.
+                size = transfer.segment_bytes
+                lane.delivered_bytes += size
+                lane.busy_ps += now - transfer.started_ps
+                if self.log is not None:
+                    self.log.append((lane.name, transfer.blob, transfer.urgent, transfer.started_ps, now, size))
+                transfer.bytes_left -= size
+                transfer.state = LANDED
+                transfer.landed_ps = now
+                if lane.demand:
+                    transfer = lane.demand.popleft()
+                elif lane.background:
+                    transfer = lane.background.popleft()
+                else:
+                    active.clear()
+                    lane.active.clear()
+                    self.next_ps = NEVER
+                    return
+                active[0] = lane.active[0] = transfer
+                transfer.state = ACTIVE
+                transfer.started_ps = now
+                size = transfer.segment_bytes = transfer.bytes_left
+                units = transfer.units_left = size * PS_PER_S
+                since = transfer.since_ps = now + lane.latency_ps
+                cap = transfer.cap_bytes_per_s
+                rate = transfer.rate = cap if cap < lane.bottleneck else lane.bottleneck
+                self.next_ps = transfer.finish_ps = since - (-units // rate)
                 continue
             finished = [transfer for transfer in active if transfer.finish_ps == now]
             if not finished:

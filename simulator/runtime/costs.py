@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from hwmodels import Device, Work, floor_s, is_memory_bound, time_s
@@ -10,6 +12,7 @@ from simulator.model import ModelSpec
 from simulator.plan import Block
 
 OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
+Parts = tuple[int, tuple[int, int, int]]  # total ps, and that by what bounds it
 
 
 def _parts_s(work: Work, device: Device, ideal: bool) -> np.ndarray:
@@ -45,27 +48,42 @@ class DenseCosts:
             for layer in range(model.layers)
         ]
 
-    def table(self, block: Block, mine: list[int] | None = None) -> list[list[list[int]]]:
-        """Per step of the block, per routed layer and once more for the tail: [overhead, memory, compute] in ps.
+    def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
+        """Per step of the block, per routed layer and once more for the tail: (ps, (launch, memory, compute)).
 
         `mine` are the indices of the requests that this worker serves (None: all).
         """
         layers = len(self._model.moe_layers)
-        steps = len(block.kv_tokens)
         tokens = np.array([sum(_of(row, mine)) for row in block.request_tokens], dtype=np.float64)
-        parts_s = np.zeros((steps, layers + 1, 3))
-        cache: dict[tuple[str, bool, bool], np.ndarray] = {}
-        ordinal = 0
-        parts_s[:, 0] += self._sum([self._model.embedding_work(tokens)])
-        for layer, kind in enumerate(self._kinds):
-            if kind not in cache:
-                cache[kind] = self._layer(layer, block, mine, tokens)
-            parts_s[:, ordinal] += cache[kind]
-            ordinal += kind[1]
         sampled = np.array([len(_of(row, mine)) for row in block.kv_tokens], dtype=np.float64)
-        parts_s[:, layers] += self._sum(self._model.head_work(sampled))
-        table: list[list[list[int]]] = to_ps_array(parts_s).tolist()
-        return table
+        cache: dict[tuple[str, bool, bool], np.ndarray] = {}
+        stretches: list[list[tuple[str, bool, bool]]] = [[]]  # kinds of layers up to each routed one, then the rest
+        for kind in self._kinds:
+            stretches[-1].append(kind)
+            if kind[1]:
+                stretches.append([])
+        rows: dict[tuple[object, ...], list[Parts]] = {}
+        order = []
+        for index, stretch in enumerate(stretches):
+            key = (index == 0, index == layers, *stretch)  # equal stretches share one table
+            order.append(key)
+            if key in rows:
+                continue
+            parts_s = np.zeros((len(tokens), 3))
+            if index == 0:
+                parts_s = parts_s + self._sum([self._model.embedding_work(tokens)])
+            for kind in stretch:
+                if kind not in cache:
+                    cache[kind] = self._layer(self._kinds.index(kind), block, mine, tokens)
+                parts_s = parts_s + cache[kind]
+            if index == layers:
+                parts_s = parts_s + self._sum(self._model.head_work(sampled))
+            rows[key] = [
+                (launch + memory + compute, (launch, memory, compute))
+                for launch, memory, compute in to_ps_array(parts_s).tolist()
+            ]
+        columns = [rows[key] for key in order]
+        return list(zip(*columns, strict=True))
 
     def _layer(self, layer: int, block: Block, mine: list[int] | None, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds. Attention is summed over the requests of a step, the rest is batched."""
@@ -114,9 +132,28 @@ class ExpertCosts:
         """(ps, MEMORY or COMPUTE) of one expert of this routed layer serving `tokens` tokens."""
         return self._tables[layer].of(tokens)
 
-    def single(self) -> list[tuple[int, int]]:
-        """`of(layer, 1)` for every layer."""
-        return [table.of(1) for table in self._tables]
+    def single(self, most: int) -> list[list[Parts]]:
+        """[layer][n]: n experts that serve one token each, run as one launch; n up to `most`."""
+        table = []
+        for expert in self._tables:
+            cost_ps, bound = expert.of(1)
+            table.append([self._parts(cost_ps * n, bound) if n else (0, (0, 0, 0)) for n in range(most + 1)])
+        return table
+
+    def together(self, layer: int, tokens: Iterable[int]) -> Parts:
+        """Experts that serve the given tokens each, run as one launch."""
+        memory = compute = 0
+        for count in tokens:
+            cost_ps, bound = self.of(layer, count)
+            if bound == MEMORY:
+                memory += cost_ps
+            else:
+                compute += cost_ps
+        return self.launch_ps + memory + compute, (self.launch_ps, memory, compute)
+
+    def _parts(self, cost_ps: int, bound: int) -> Parts:
+        split = (self.launch_ps, cost_ps, 0) if bound == MEMORY else (self.launch_ps, 0, cost_ps)
+        return self.launch_ps + cost_ps, split
 
 
 class _ExpertTable:

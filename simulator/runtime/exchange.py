@@ -10,12 +10,12 @@ from simpy.events import Event
 
 from simulator.engine import Clock, Fabric, Lane, Transfer
 from simulator.plan import Group, Step
+from simulator.runtime.path import Snapshot
 
 if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
 
 _END = -1  # task id of a step's end
-Snapshot = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 class _Post:

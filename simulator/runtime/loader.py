@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from simulator.engine import Fabric, Lane, Transfer
 from simulator.residency import RESIDENT, Partition, Tier
 
@@ -14,12 +16,20 @@ class Loader:
         self.lane = lane
         self.tier = tier
 
-    def load(self, partition: Partition, blob: int, now_ps: int, urgent: bool) -> Transfer:
-        """Submit the load of an admitted blob and reserve its room."""
-        transfer = Transfer(blob, self.tier.sizes[blob], urgent)
-        self.fabric.submit(self.lane, transfer, now_ps)
-        self.tier.occupy(partition, blob, transfer)
-        return transfer
+    def load(self, partition: Partition, blobs: Sequence[int], now_ps: int, urgent: bool) -> list[Transfer]:
+        """Submit the loads of admitted blobs, in order, and reserve their room."""
+        tier = self.tier
+        sizes, slots = tier.sizes, tier.slots
+        transfers = []
+        total = 0
+        for blob in blobs:
+            size = sizes[blob]
+            total += size
+            slots[blob] = transfer = Transfer(blob, size, urgent)
+            transfers.append(transfer)
+        partition.reserve(total)
+        self.fabric.submit_all(self.lane, transfers, now_ps)
+        return transfers
 
 
 class StagedLoader(Loader):
@@ -36,7 +46,10 @@ class StagedLoader(Loader):
         self.host_misses = 0
         self._leaving: list[Transfer] = []  # on their way out of host memory, pinned there
 
-    def load(self, partition: Partition, blob: int, now_ps: int, urgent: bool) -> Transfer:
+    def load(self, partition: Partition, blobs: Sequence[int], now_ps: int, urgent: bool) -> list[Transfer]:
+        return [self._load(partition, blob, now_ps, urgent) for blob in blobs]
+
+    def _load(self, partition: Partition, blob: int, now_ps: int, urgent: bool) -> Transfer:
         host, fabric = self.host, self.fabric
         if fabric.next_ps <= now_ps:
             fabric.advance(now_ps)

@@ -8,42 +8,55 @@ path and are dropped. What remains at the end of a step covers every tick once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from simulator.engine import Transfer
 
 
+Part = str | tuple[int, int, int]
+Snapshot = tuple[list[int], list[Part]]
+
+
 class Path:
-    """Segments (category, end) in order; each begins where the one before it ends."""
+    """Segments in order; each begins where the one before it ends.
 
-    __slots__ = ("categories", "ends", "start_ps")
+    A segment's part is a category, or (launch, memory, compute) in ps for work on the lane itself,
+    in that order. `names` are the categories of those three.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("ends", "names", "parts", "start_ps")
+
+    def __init__(self, names: tuple[str, str, str] = ("overhead", "hbm", "compute")) -> None:
+        self.names = names
         self.start_ps = 0
         self.ends: list[int] = []
-        self.categories: list[str] = []
+        self.parts: list[Part] = []
 
     def begin(self, start_ps: int) -> None:
         """A step begins: forget the one before."""
         self.start_ps = start_ps
         self.ends.clear()
-        self.categories.clear()
+        self.parts.clear()
 
-    def add(self, end_ps: int, category: str) -> None:
-        """The lane was busy with `category` up to `end_ps`."""
+    def add(self, end_ps: int, part: Part) -> None:
+        """The lane was busy up to `end_ps`."""
         self.ends.append(end_ps)
-        self.categories.append(category)
+        self.parts.append(part)
 
     def cut(self, time_ps: int) -> None:
         """Drop what lies after `time_ps`."""
-        ends, categories = self.ends, self.categories
-        category = None
+        ends, parts = self.ends, self.parts
+        part: Part | None = None
         while ends and ends[-1] > time_ps:
             ends.pop()
-            category = categories.pop()
-        if category is not None and time_ps > (ends[-1] if ends else self.start_ps):
+            part = parts.pop()
+        begin = ends[-1] if ends else self.start_ps
+        if part is not None and time_ps > begin:
+            if not isinstance(part, str):
+                left = time_ps - begin
+                launch = min(part[0], left)
+                memory = min(part[1], left - launch)
+                part = (launch, memory, left - launch - memory)
             ends.append(time_ps)
-            categories.append(category)
+            parts.append(part)
 
     def waited_for(self, transfer: Transfer) -> None:
         """The lane stood still until `transfer` landed; follow it, hop by hop, back to its submission."""
@@ -57,20 +70,28 @@ class Path:
             if hop.landed_ps > (self.ends[-1] if self.ends else self.start_ps):
                 self.add(hop.landed_ps, hop.lane.category)
 
-    def copy_from(self, other: tuple[Sequence[int], Sequence[str]]) -> None:
+    def copy_from(self, other: Snapshot) -> None:
         """Another worker was the last to arrive: its path is ours."""
-        self.ends[:] = other[0]
-        self.categories[:] = other[1]
+        self.ends[:], self.parts[:] = other
 
-    def snapshot(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def snapshot(self) -> Snapshot:
         """A copy for `copy_from`."""
-        return tuple(self.ends), tuple(self.categories)
+        return list(self.ends), list(self.parts)
 
     def totals(self) -> dict[str, int]:
         """Picoseconds per category; they sum to the step's duration."""
+        launch = memory = compute = 0
         totals: dict[str, int] = {}
         begin = self.start_ps
-        for end, category in zip(self.ends, self.categories, strict=True):
-            totals[category] = totals.get(category, 0) + end - begin
+        for end, part in zip(self.ends, self.parts, strict=True):
+            if part.__class__ is str:
+                totals[part] = totals.get(part, 0) + end - begin  # type: ignore[index, arg-type]
+            else:
+                launch += part[0]  # type: ignore[operator]
+                memory += part[1]  # type: ignore[operator]
+                compute += part[2]  # type: ignore[operator]
             begin = end
+        for name, value in zip(self.names, (launch, memory, compute), strict=True):
+            if value:
+                totals[name] = value
         return totals

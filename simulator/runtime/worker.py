@@ -8,16 +8,18 @@ from typing import Any
 
 from simpy.events import Event
 
-from simulator.engine import CANCELLED, Clock, Fabric, Lane, Stream, Transfer
-from simulator.plan import Group, Step
+from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Lane, Stream, Transfer
+from simulator.plan import Block, Group, Step
 from simulator.policies.execution.base import ExecutionPolicy
 from simulator.policies.pipeline.base import Op, Task
 from simulator.policies.prefetch.base import PrefetchPolicy
-from simulator.residency import Tier
-from simulator.runtime.costs import DenseCosts, ExpertCosts
+from simulator.residency import Partition, PolicyError, Tier
+from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
 from simulator.runtime.path import Path
+
+DENSE, EXPERTS, COMBINE, TAIL = Op.DENSE, Op.EXPERTS, Op.COMBINE, Op.TAIL
 
 
 @dataclass(slots=True)
@@ -81,19 +83,14 @@ class Worker(Stream):
         self.loader = loader
         self.records: list[StepRecord] = []
         self.expert_loads = [0] * len(tier.slots)
-        self.expert_hits = [0] * len(tier.slots)
         layers = len(tier.partitions)
-        self.layer_hits = [[0] * layers, [0] * layers]  # [decode, prefill][layer]
-        self.layer_late = [[0] * layers, [0] * layers]
-        self.layer_loads = [[0] * layers, [0] * layers]
-        self.layer_on_cpu = [[0] * layers, [0] * layers]
+        self.layer_counts = [[[0] * 4 for _ in range(layers)] for _ in range(2)]  # [prefill][layer]: hits ... on_cpu
         self.busy_ps = 0
-        self.path = Path()
-        self._bound = ("overhead", memory_name, "compute")
+        self.path = Path(("overhead", memory_name, "compute"))
         self._chain = [(task.op, task.layer, task.after, task.id) for task in tasks]
         self._dense = dense
         self._costs = expert_costs
-        self._single = expert_costs.single()
+        self._single = expert_costs.single(len(tier.slots) // layers)
         self._prefetch = prefetch
         self._execution = execution
         self._cpu = cpu
@@ -111,7 +108,8 @@ class Worker(Stream):
     def process(self) -> Generator[Event, Any, None]:
         """The SimPy process."""
         t = 0
-        block, table = None, []
+        block: Block | None = None
+        table: list[tuple[Parts, ...]] = []
         mine = self._exchange.requests_of(self.rank) if self._exchange is not None else None
         for number, step in enumerate(self.steps):
             if step.block is not block:
@@ -120,162 +118,182 @@ class Worker(Stream):
                 table = self._dense.table(block, indices)
             t = yield from self._step(number, step, table[step.row], t)
 
-    def _step(self, number: int, step: Step, dense: list[list[int]], t: int) -> Generator[Event, Any, int]:
-        path, exchange = self.path, self._exchange
+    def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
+        path, exchange, tier, timeline = self.path, self._exchange, self.tier, self._timeline
         path.begin(t)
-        ends, categories = path.ends, path.categories
+        ends, parts = path.ends, path.parts
         record = self.record = StepRecord(
             number, step.batch, step.prefill, step.tokens, step.requests, step.kv_tokens, t, last=step.last
         )
         groups, guesses = step.groups, step.guesses
         if exchange is not None:
             groups, guesses = exchange.own(self.rank, step)
-        tier = self.tier
         tier.view.prefill = step.prefill
-        overhead_name, memory_name, compute_name = self._bound
-        timeline = self._timeline
+        nothing: Sequence[int] = ()
+        busy = 0
         for op, layer, after, task in self._chain:
             if after:
                 assert exchange is not None
                 t = yield from exchange.gather(self, (number, after), t)
             begin = t
-            if op is Op.EXPERTS:
-                t = yield from self._experts(
-                    layer, groups[layer], guesses[layer] if guesses is not None else (), step.prefill, t
-                )
-            elif op is Op.DENSE or op is Op.TAIL:
-                overhead, memory, compute = dense[layer]
-                if overhead:
-                    t += overhead
+            if op is EXPERTS:
+                t = yield from self._experts(layer, groups[layer], guesses[layer] if guesses else nothing, t)
+            elif op is DENSE or op is TAIL:
+                duration, split = dense[layer]
+                if duration:
+                    t += duration
+                    busy += duration
                     ends.append(t)
-                    categories.append(overhead_name)
-                if memory:
-                    t += memory
-                    ends.append(t)
-                    categories.append(memory_name)
-                if compute:
-                    t += compute
-                    ends.append(t)
-                    categories.append(compute_name)
-                self.busy_ps += t - begin
+                    parts.append(split)
             else:
                 assert exchange is not None
-                yield from exchange.send(self, number, task, step, layer, t, op is Op.COMBINE)
+                yield from exchange.send(self, number, task, step, layer, t, op is COMBINE)
             if timeline is not None and t > begin:
                 timeline.append((self.name, f"{op.name.lower()} {layer}", begin, t))
+        self.busy_ps += busy
         if exchange is not None:
             t = yield from exchange.meet(self, number, t)
         if step.last:
-            view = tier.view
             for partition in {id(p): p for p in tier.partitions}.values():
-                partition.cache.on_sequence_end(view)
+                partition.cache.on_sequence_end(tier.view)
         record.end_ps = t
         record.waited_ps = path.totals()
         self.records.append(record)
         return t
 
-    def _experts(
-        self, layer: int, group: Group, guesses: Sequence[int], prefill: bool, t: int
-    ) -> Generator[Event, Any, int]:
+    def _experts(self, layer: int, group: Group, guesses: Sequence[int], t: int) -> Generator[Event, Any, int]:
         """Look up, load, prefetch, compute: the experts of one layer. Returns the local time after them."""
-        clock, fabric, tier = self.clock, self.fabric, self.tier
-        if clock.stepwise or not clock.quiet(t):
+        fabric, tier, record, path = self.fabric, self.tier, self.record, self.path
+        if self.must_sync(t):
             yield from self.sync(t)
         if fabric.next_ps <= t:
             fabric.advance(t)
         blobs, counts = group
-        partition = tier.partitions[layer]
-        pins, view, record = tier.pins, tier.view, self.record
+        tokens = dict(zip(blobs, counts, strict=True)) if counts is not None else None
+        partition, pins, view = tier.partitions[layer], tier.pins, tier.view
         view.group += 1
         view.layer = layer
+        mark = len(path.ends)  # the path as it is when this layer submits its loads
         hits, late, misses = tier.look_up(blobs)
         pins.update(blobs)
         if self._fetched_ahead[layer]:
             self._settle(layer, blobs, t)
-        arriving: list[Transfer] = []
+        arriving: list[Transfer] = late
         waiting: Sequence[int] = ()  # loads without room yet
-        on_cpu: Sequence[int] = ()
-        tokens = dict(zip(blobs, counts, strict=True)) if counts is not None else None
-        loads: Sequence[int] = misses
+        on_cpu: list[Transfer] = []
         if misses:
-            if self._execution.uses_cpu:
-                loads, on_cpu = self._execution.split(misses, tokens or dict.fromkeys(blobs, 1))
-            kept: Sequence[int] = blobs
-            if on_cpu:
-                elsewhere = set(on_cpu)
-                kept = [blob for blob in blobs if blob not in elsewhere]
-            partition.cache.on_layer(kept, loads, view)
-            for transfer in late:  # what already flows shall not be displaced by its own layer
-                if transfer.state == 1:
+            loads, elsewhere = misses, ()
+            if self._cpu is not None:
+                loads, elsewhere = self._execution.split(misses, tokens or dict.fromkeys(blobs, 1))
+                on_cpu = [self._cpu.submit(layer, blob, tokens[blob] if tokens else 1, t) for blob in elsewhere]
+                self.count(record, layer, on_cpu=len(on_cpu))
+            for transfer in late:
+                if transfer.state == ACTIVE:  # what already flows is not displaced by its own layer
                     fabric.promote(transfer, t)
+            here = [blob for blob in blobs if blob not in elsewhere] if elsewhere else blobs
+            partition.cache.on_layer(here, loads, view)
             if loads:
                 admitted = tier.admit(partition, loads)
                 waiting = loads[admitted:]
-                for blob in loads[:admitted]:
-                    arriving.append(self._load(partition, blob, t))
+                arriving = late + self._load(partition, loads[:admitted], t)
+                self.count(record, layer, loads=len(loads))
         elif blobs:
             partition.cache.on_layer(blobs, (), view)
-        for transfer in late:
-            fabric.promote(transfer, t)
-        on_host = (
-            [self._cpu.submit(layer, blob, (tokens or {}).get(blob, 1), t) for blob in on_cpu]
-            if (on_cpu and self._cpu is not None)
-            else ()
-        )
+        if late:
+            for transfer in late:
+                fabric.promote(transfer, t)
+            self.count(record, layer, late=len(late))
         if guesses:
             self._fetch_ahead(guesses, t)
-        phase = 1 if prefill else 0
-        self.layer_hits[phase][layer] += len(hits)
-        record.hits += len(hits)
-        for blob in hits:
-            self.expert_hits[blob] += 1
-        if late:
-            self.layer_late[phase][layer] += len(late)
-            record.late += len(late)
-            arriving[:0] = late
-        if misses:
-            self.layer_loads[phase][layer] += len(loads)
-            self.layer_on_cpu[phase][layer] += len(on_cpu)
-            record.loads += len(loads)
-            record.on_cpu += len(on_cpu)
 
+        begin = t
+        run = self._run
         if hits:
-            t = self._compute(layer, hits, tokens, t)
+            self.count(record, layer, hits=len(hits))
+            t = run(layer, hits, tokens, t)
+        busy = t - begin
         if waiting:
             t = yield from self._stream(layer, hits, arriving, waiting, tokens, t)
-        else:
+        elif arriving:
+            ends, parts = path.ends, path.parts
             for transfer in arriving:
                 landed = transfer.landed_ps
                 if landed is None:
-                    if clock.stepwise or not clock.quiet(t):
+                    if self.must_sync(t):
                         yield from self.sync(t)
                     if fabric.next_ps <= t:
                         fabric.advance(t)
-                    landed = transfer.landed_ps
+                    landed = self.landed_alone(transfer)
                     if landed is None:
                         landed = yield from self.landed(transfer)
-                        if landed > t:
-                            t = landed
-                            self.path.waited_for(transfer)
-                elif landed > t:  # landed while somebody else was waited for
+                if landed > t:
                     t = landed
-                    self.path.waited_for(transfer)
-                t = self._compute(layer, (transfer.blob,), tokens, t)
-        for work in on_host:
-            landed = work.landed_ps if work.landed_ps is not None else (yield from self.landed(work))
-            if landed > t:
-                t = landed
-                self.path.waited_for(work)
-        if on_host and self._cpu is not None:
-            t += self._cpu.round_trip_ps(sum((tokens or {}).get(blob, 1) for blob in on_cpu))
-            self.path.add(t, self._cpu.link_category)
+                    if transfer.submitted_ps < begin or transfer.cause is not None:
+                        path.waited_for(transfer)
+                    else:  # what the lane did since it asked for this load is off the critical path
+                        del ends[mark:], parts[mark:]
+                        ends.append(t)
+                        parts.append(transfer.lane.category)  # type: ignore[union-attr]
+                done = run(layer, (transfer.blob,), tokens, t)
+                busy += done - t
+                t = done
+        self.busy_ps += busy
+        if on_cpu:
+            t = yield from self._join_cpu(on_cpu, tokens, t)
         pins.difference_update(blobs)
         return t
 
-    def _load(self, partition: Any, blob: int, t: int) -> Transfer:
-        self.expert_loads[blob] += 1
-        self.record.load_bytes += self.tier.sizes[blob]
-        return self.loader.load(partition, blob, t, True)
+    def count(
+        self, record: StepRecord, layer: int, hits: int = 0, late: int = 0, loads: int = 0, on_cpu: int = 0
+    ) -> None:
+        """Add to the counts of the step and of its layer."""
+        row = self.layer_counts[record.prefill][layer]
+        if hits:
+            record.hits += hits
+            row[0] += hits
+        if late:
+            record.late += late
+            row[1] += late
+        if loads:
+            record.loads += loads
+            row[2] += loads
+        if on_cpu:
+            record.on_cpu += on_cpu
+            row[3] += on_cpu
+
+    def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:
+        loads, sizes = self.expert_loads, self.tier.sizes
+        for blob in blobs:
+            loads[blob] += 1
+            self.record.load_bytes += sizes[blob]
+        return self.loader.load(partition, blobs, t, True)
+
+    def _run(self, layer: int, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
+        """Run experts that are here as one launch; returns when it ends."""
+        if tokens is None:
+            duration, split = self._single[layer][len(blobs)]
+        else:
+            duration, split = self._costs.together(layer, [tokens[blob] for blob in blobs])
+        t += duration
+        self.path.ends.append(t)
+        self.path.parts.append(split)
+        return t
+
+    def _join_cpu(
+        self, on_cpu: list[Transfer], tokens: dict[int, int] | None, t: int
+    ) -> Generator[Event, Any, int]:
+        """Wait for the experts on the host CPU, then for their activations' round trip."""
+        assert self._cpu is not None
+        for work in on_cpu:
+            landed = self.landed_alone(work)
+            if landed is None:
+                landed = yield from self.landed(work)
+            if landed > t:
+                t = landed
+                self.path.waited_for(work)
+        t += self._cpu.round_trip_ps(sum(tokens[work.blob] if tokens else 1 for work in on_cpu))
+        self.path.add(t, self._cpu.link_category)
+        return t
 
     def _stream(
         self,
@@ -287,64 +305,53 @@ class Worker(Stream):
         t: int,
     ) -> Generator[Event, Any, int]:
         """More experts than fit at once: those that have run give their room to those that wait."""
-        tier, partition = self.tier, self.tier.partitions[layer]
-        queue, left = list(arriving), list(waiting)
-        done = list(ready)
+        tier, partition, fabric = self.tier, self.tier.partitions[layer], self.fabric
+        queue, left, done = list(arriving), list(waiting), list(ready)
+        stuck = False
         while queue or left:
+            if self.must_sync(t):
+                yield from self.sync(t)
+            if fabric.next_ps <= t:
+                fabric.advance(t)
             tier.pins.difference_update(done)
             done = []
             if left:
-                if self.must_sync(t):
-                    yield from self.sync(t)
-                if self.fabric.next_ps <= t:
-                    self.fabric.advance(t)
                 admitted = tier.admit(partition, left)
-                queue += [self._load(partition, blob, t) for blob in left[:admitted]]
+                queue += self._load(partition, left[:admitted], t)
                 left = left[admitted:]
-            if not queue:  # room is held by fetches ahead of their layer: let one land, then drop it
-                self._drop_fetched_ahead(t)
-                held = next((tr for row in self._fetched_ahead for tr in row), None)
-                if held is None and not tier.draining:
-                    continue
-                last = held or tier.draining[0][0]
-                t = max(t, (yield from self.landed(last)))
+            if queue:
+                transfer = queue.pop(0)
+                landed = self.landed_alone(transfer)
+                if landed is None:
+                    landed = yield from self.landed(transfer)
+                if landed > t:
+                    t = landed
+                    self.path.waited_for(transfer)
+                tier.look_up((transfer.blob,))  # marks it resident
+                begin = t
+                t = self._run(layer, (transfer.blob,), tokens, t)
+                self.busy_ps += t - begin
+                done.append(transfer.blob)
+                stuck = False
                 continue
-            transfer = queue.pop(0)
-            landed = transfer.landed_ps if transfer.landed_ps is not None else (yield from self.landed(transfer))
-            if landed > t:
-                t = landed
-                self.path.waited_for(transfer)
-            if self.fabric.next_ps <= t and not self.must_sync(t):
-                self.fabric.advance(t)
-            tier.look_up((transfer.blob,))  # marks it resident
-            t = self._compute(layer, (transfer.blob,), tokens, t)
-            done.append(transfer.blob)
-        return t
-
-    def _compute(self, layer: int, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
-        """Run experts that are here, as one launch."""
-        begin = t
-        path = self.path
-        ends, categories = path.ends, path.categories
-        t += self._costs.launch_ps
-        ends.append(t)
-        categories.append("overhead")
-        if tokens is None:
-            cost_ps, bound = self._single[layer]
-            t += cost_ps * len(blobs)
-            ends.append(t)
-            categories.append(self._bound[bound])
-        else:
-            busy = [0, 0, 0]
-            for blob in blobs:
-                cost_ps, bound = self._costs.of(layer, tokens[blob])
-                busy[bound] += cost_ps
-            for bound in (1, 2):
-                if busy[bound]:
-                    t += busy[bound]
-                    ends.append(t)
-                    categories.append(self._bound[bound])
-        self.busy_ps += t - begin
+            # The room is held by fetches ahead of their layer, or by the last chunk of cancelled ones.
+            self._drop_fetched_ahead(t)
+            held = next((tr for row in self._fetched_ahead for tr in row), None)
+            if held is None and tier.draining:
+                held = tier.draining[0][0]
+            if held is not None:
+                landed = self.landed_alone(held)
+                if landed is None:
+                    landed = yield from self.landed(held)
+                if landed > t:
+                    t = landed
+                    self.path.waited_for(held)
+            elif stuck:
+                raise PolicyError(
+                    f"policy/cache {type(partition.cache).__name__} named no victim although an expert of layer"
+                    f" {layer} waits; expected room for it among {partition.used_bytes} used bytes."
+                )
+            stuck = held is None
         return t
 
     def _fetch_ahead(self, guesses: Sequence[int], t: int) -> None:
@@ -359,23 +366,23 @@ class Worker(Stream):
         view.prefetching = True
         if self._one_partition:
             partition = tier.partitions[0]
-            chosen = chosen[: tier.admit(partition, chosen)]
-            for blob in chosen:
-                self._start_ahead(partition, blob, t)
+            self._start_ahead(partition, chosen[: tier.admit(partition, chosen)], t)
         else:
             for blob in chosen:
                 partition = tier.partitions[blob // self._experts_per_layer]
                 if tier.admit(partition, (blob,)):
-                    self._start_ahead(partition, blob, t)
+                    self._start_ahead(partition, (blob,), t)
         view.prefetching = False
 
-    def _start_ahead(self, partition: Any, blob: int, t: int) -> None:
-        transfer = self.loader.load(partition, blob, t, False)
-        partition.cache.on_insert((blob,), self.tier.view)
-        self.tier.pins.add(blob)
-        self._fetched_ahead[blob // self._experts_per_layer].append(transfer)
-        self.record.prefetches += 1
-        self.record.prefetch_bytes += transfer.size_bytes
+    def _start_ahead(self, partition: Partition, blobs: Sequence[int], t: int) -> None:
+        transfers = self.loader.load(partition, blobs, t, False)
+        partition.cache.on_insert(blobs, self.tier.view)
+        self.tier.pins.update(blobs)
+        record = self.record
+        for transfer in transfers:
+            self._fetched_ahead[transfer.blob // self._experts_per_layer].append(transfer)
+            record.prefetch_bytes += transfer.size_bytes
+        record.prefetches += len(transfers)
 
     def _settle(self, layer: int, blobs: Sequence[int], t: int) -> None:
         """The layer's router has spoken: unpin what was fetched in vain, and drop it if it is not here yet."""

@@ -11,9 +11,11 @@ class Lru(CachePolicy):
 
     def on_layer(self, blobs, loads, view):
         order = self._order
-        for blob in blobs:
+        for blob in loads:
             order[blob] = None
-            order.move_to_end(blob)
+        touch = order.move_to_end
+        for blob in blobs:
+            touch(blob)
 
     def on_insert(self, blobs, view):
         for blob in blobs:
