@@ -1,0 +1,115 @@
+"""What there is to choose from, read from conf/ and described by the things themselves."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.compose import CONF, choices, is_path, read_yaml
+from experiments.explain import ConfigError, did_you_mean
+from experiments.run import policy_class
+
+KIND_GROUPS = {
+    "systems": "system",
+    "models": "model",
+    "platforms": "platform",
+    "traces": "trace",
+    "experiments": "experiment",
+}
+
+
+def listed(kind: str) -> list[dict[str, str]]:
+    """name, description (and for policies role) of every choice of a kind, in alphabetical order."""
+    if kind == "policies":
+        return [
+            {"role": group.removeprefix("policy/"), "name": name, "description": describe(group, load(group, name))}
+            for group, names in choices().items()
+            if group.startswith("policy/")
+            for name in names
+        ]
+    group = KIND_GROUPS[kind]
+    return [{"name": name, "description": describe(group, load(group, name))} for name in choices()[group]]
+
+
+def load(group: str, name: str) -> DictConfig:
+    """The YAML of a choice, or of a path."""
+    return read_yaml(Path(name).expanduser() if is_path(name) else CONF / group / f"{name}.yaml")
+
+
+def find(name: str) -> list[tuple[str, str]]:
+    """The (group, choice) pairs that `name` may mean: a choice, or group/choice.
+
+    Raises ConfigError if there is none.
+    """
+    groups = choices()
+    found = [(group, name) for group, names in groups.items() if name in names]
+    group, _, choice = name.rpartition("/")
+    for wanted in (group, f"policy/{group}"):
+        if choice in groups.get(wanted, ()):
+            found.append((wanted, choice))
+    if not found:
+        known = dict.fromkeys(choice for names in groups.values() for choice in names)
+        hint = did_you_mean(name, known)
+        raise ConfigError(
+            f"{name}: there is nothing of that name{hint} See 'moesim list'."
+            if hint == "."
+            else f"{name}: there is nothing of that name{hint}"
+        )
+    return found
+
+
+def describe(group: str, node: DictConfig) -> str:
+    """One line on what a choice is."""
+    if group == "model":
+        return model_line(node)
+    if group == "trace":
+        return trace_line(node)
+    if group.startswith("policy/"):
+        return policy_line(group, node)
+    if group in ("system", "experiment"):
+        return str(OmegaConf.select(node, f"{group}.description") or "")
+    return str(node.get("description") or "")
+
+
+def model_line(node: DictConfig) -> str:
+    """Layers, experts, parameters and bytes."""
+    from simulator.model import ModelSpec
+
+    model = ModelSpec.from_mapping(node)
+    routed = model.parts()["routed_experts"][1]
+    return (
+        f"{len(model.moe_layers)} MoE layers of {model.experts} experts, top-{model.top_k};"
+        f" {model.total_params / 1e9:.1f} B parameters, {model.active_params() / 1e9:.1f} B active;"
+        f" experts {routed / 2**30:.1f} GiB, the rest {model.dense_bytes / 2**30:.1f} GiB"
+    )
+
+
+def trace_line(node: DictConfig) -> str:
+    """Model, requests, tokens and what was recorded."""
+    from traces import data_path, open_trace
+
+    trace = open_trace(data_path(node.path))
+    meta = trace.meta
+    parts = [f"{meta.model}: {len(trace)} requests, {sum(r.tokens for r in trace.requests)} routed tokens"]
+    if not any(r.prefill_tokens for r in trace.requests):
+        parts.append("generated tokens only")
+    if meta.top_k != meta.native_top_k:
+        parts.append(f"top-{meta.top_k} of {meta.native_top_k}")
+    if meta.guess_distances:
+        parts.append(f"guesses {meta.guess_distances} layers ahead")
+    return ", ".join(parts)
+
+
+def policy_line(group: str, node: DictConfig) -> str:
+    """First sentence of the class's docstring, and parameters that tell it from its sisters."""
+    kind = policy_class(node.get("_target_"), group.removeprefix("policy/"))
+    first = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+    parameters = ", ".join(f"{key!s}={_plain(value)}" for key, value in node.items() if key != "_target_")
+    return f"{first} [{parameters}]" if parameters else first
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,120 @@
+"""`moesim`: the command line. Commands are imported when called, so that `--help` is quick.
+
+Exit codes: 0 done; 2 something in the input is wrong, said in one sentence on stderr; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+_EPILOG = """\
+examples:
+  moesim run system=transition_prefetch cache_gib=4 workload.requests=8
+  moesim run policy/cache=lru,lfu,belady cache_gib=2,4,8 -m
+  moesim run model=/path/my.yaml trace=/path/my.parquet
+  moesim list systems
+"""
+KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments")
+
+
+class _UsageError(ValueError):
+    """A command line that cannot be read."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message.strip().rstrip('.')}; see '{self.prog} --help'.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command line."""
+    top = _Parser(
+        prog="moesim",
+        description="Trace-driven discrete-event simulator of Mixture-of-Experts inference.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="simulate what the overrides describe (Hydra's grammar)")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. system=cpu_in_place cache_gib=4")
+    run.add_argument("-m", "--multirun", action="store_true", help="run every combination of listed values")
+    run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    replay = commands.add_parser("replay", help="hits and misses of a cache policy on a trace, without time")
+    replay.add_argument("trace", metavar="TRACE", help="name of a shipped trace, or a path")
+    replay.add_argument("--policy", default="lru", help="a choice of policy/cache, or a YAML's path (default: lru)")
+    replay.add_argument("--budget-mib", type=float, required=True, help="size of the cache in MiB")
+    replay.add_argument("--scope", choices=("global", "layer"), default="global", help="one budget, or one a layer")
+    replay.add_argument("--model", help="where the trace has no expert sizes: a model, or a YAML's path")
+    replay.add_argument("--requests", type=int, help="replay only the first so many requests")
+    replay.add_argument("--seed", type=int, default=0, help="of policies that draw (default: 0)")
+    replay.add_argument("--rows", metavar="FILE", help="write one row per access (.csv or .parquet)")
+    replay.add_argument("--json", action="store_true", help="print counts by phase and layer as JSON")
+
+    trace = commands.add_parser("trace", help="convert traces of other formats")
+    actions = trace.add_subparsers(dest="action", metavar="ACTION", required=True)
+    bring = actions.add_parser("import", help="convert a file of any known format")
+    bring.add_argument("source", metavar="SOURCE", help="the foreign file")
+    bring.add_argument("destination", metavar="DEST", help="the trace file to write (.parquet)")
+    bring.add_argument("--model", help="name of the model, if the file does not say")
+    bring.add_argument("--native-top-k", type=int, help="the model's own top-k, if the file does not say")
+    bring.add_argument("--dataset", help="what the requests were")
+    bring.add_argument("--licence", help="of the data")
+    bring.add_argument("--origin", help="where the file was published")
+
+    listing = commands.add_parser("list", help="what there is to choose from")
+    listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    listing.add_argument("--json", action="store_true", help="print as JSON")
+
+    show = commands.add_parser("show", help="what a model, platform, trace, system or policy is")
+    show.add_argument("name", metavar="NAME", help="as listed, such as rtx_3060 or model/gpt_oss_20b, or a path")
+
+    demo = commands.add_parser("demo", help="compare nine systems on a real trace; tables and figures in a minute")
+    demo.add_argument("--out", default="runs/demo", help="folder to write (default: runs/demo)")
+    demo.add_argument("--requests", type=int, default=10, help="how many requests of the trace (default: 10)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{place}{(error.strerror or str(error)).rstrip('.').lower()}.")
+    except (ValueError, MemoryError) as error:  # every error of the packages is a ValueError
+        return _refuse(str(error) or "out of memory.")
+
+
+def _refuse(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _run(arguments: list[str]) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    if options.command == "run":
+        options.overrides += [item for item in rest if not item.startswith("-")]  # overrides behind a switch
+        rest = [item for item in rest if item.startswith("-")]
+    if rest:
+        raise _UsageError(f"unknown argument '{rest[0]}'; see 'moesim {options.command} --help'.")
+    module = importlib.import_module(f"experiments.commands.{options.command}")
+    code: int = module.main(options)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""From command-line overrides to a checked configuration: Hydra, plus files of one's own by path.
+
+`model=/path/my.yaml`, and likewise for every group, is served from a temporary folder on Hydra's
+search path: the file is copied there under a name which no shipped choice has, and the override rewritten.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import schema
+from experiments.explain import ConfigError, explain, one_sentence
+
+CONF = Path(__file__).parent / "conf"
+OWN = "own_"  # prefix of the names given to files of one's own
+_ITEM = re.compile(r"'[^']*'|\"[^\"]*\"|[^,]+")
+_FREE = re.compile(r"(model|platform|policy\.\w+)\.")  # keys whose own readers refuse unknown names
+
+
+def choices() -> dict[str, list[str]]:
+    """Group -> names of its choices, both in alphabetical order."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        if path.parent != CONF:
+            groups.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+    return groups
+
+
+def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of one run: everything resolved, every key known and of its type.
+
+    Raises ConfigError, one sentence, for whatever is wrong with an override or a file it names.
+    """
+    with _search_path(overrides) as (rewritten, sources):
+        return _compose(rewritten, list(overrides), sources)
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each run of a sweep, in order; `hydra.sweeper.params` of the experiment count too.
+
+    Raises ConfigError, one sentence, if they cannot be read.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    with _search_path(overrides) as (rewritten, sources):
+        try:
+            parsed = OverridesParser.create().parse_overrides(rewritten)
+            axes: dict[str, list[str]] = {}
+            for override in parsed:
+                key = override.get_key_element()
+                if override.is_sweep_override():
+                    axes[key] = [f"{key}={item}" for item in override.sweep_string_iterator()]
+                else:
+                    axes[key] = [override.input_line or ""]
+            firsts = [items[0] for items in axes.values()]
+            params = _compose(firsts, list(overrides), sources, with_hydra=True).hydra.sweeper.params or {}
+            named = {key.lstrip("+~") for key in axes}
+            extra = [f"{key}={value}" for key, value in params.items() if key not in named]
+            for override in OverridesParser.create().parse_overrides(extra):
+                key = override.get_key_element()
+                sweep = override.is_sweep_override()
+                items = override.sweep_string_iterator() if sweep else [override.get_value_string()]
+                axes[key] = [f"{key}={item}" for item in items]
+        except HydraException as error:
+            raise ConfigError(explain(error, list(overrides), _known_keys(), choices(), sources)) from None
+    runs = [list(run) for run in product(*axes.values())]
+    return [[_restore(item, sources) for item in run if not item.startswith("hydra.")] for run in runs]
+
+
+def _restore(override: str, sources: dict[str, str]) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}='{sources[value]}'" if value in sources else override
+
+
+def _compose(
+    overrides: Sequence[str], given: list[str], sources: dict[str, str], with_hydra: bool = False
+) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    schema.register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", [_force(item) for item in overrides], return_hydra_config=with_hydra)
+        if with_hydra:
+            return cfg
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        checked = OmegaConf.merge(OmegaConf.structured(schema.Config), plain)
+        assert isinstance(checked, DictConfig)
+        OmegaConf.to_container(checked, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, TypeError, AttributeError, ValueError) as error:
+        # Hydra meets some odd overrides (a list for a group) with a bare TypeError or ValueError
+        raise ConfigError(explain(error, given, _known_keys(), choices(), sources)) from None
+    finally:
+        GlobalHydra.instance().clear()
+    _label(checked, given)
+    return checked
+
+
+def _label(cfg: DictConfig, given: list[str]) -> None:
+    """Name the system after its file if it has no name, and say what was changed of it."""
+    for group in ("system", "experiment"):
+        chosen = [item.partition("=")[2].strip("'\"") for item in given if item.lstrip("+").startswith(f"{group}=")]
+        if not cfg[group].name and chosen and chosen[-1] not in ("null", ""):
+            cfg[group].name = Path(chosen[-1]).stem
+    changed = [item for item in given if item.lstrip("+").startswith("policy")]
+    if changed:
+        cfg.system.name = " ".join([cfg.system.name or "custom", "with", *changed])
+
+
+def _force(override: str) -> str:
+    return f"++{override}" if _FREE.match(override) and "=" in override else override
+
+
+def _known_keys() -> list[str]:
+    """Every key that the schema knows, dotted."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key in node:
+            value = node._get_node(key)
+            yield f"{prefix}{key}"
+            if isinstance(value, DictConfig) and not value._is_none():
+                yield from walk(value, f"{prefix}{key}.")
+
+    return list(walk(OmegaConf.structured(schema.Config), ""))
+
+
+# ---- files of one's own
+
+
+@contextmanager
+def _search_path(overrides: Sequence[str]) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Overrides with paths replaced by names, and name -> path as given; the folder lasts as long as this."""
+    folder = Path(tempfile.mkdtemp(prefix="moesim-"))
+    try:
+        sources: dict[str, str] = {}
+        groups = choices()
+        rewritten = [_rewrite(item, groups, folder, sources) for item in overrides]
+        if sources:
+            rewritten.append(f"hydra.searchpath=['file://{folder.as_posix()}']")
+        yield rewritten, sources
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rewrite(override: str, groups: dict[str, list[str]], folder: Path, sources: dict[str, str]) -> str:
+    key, equals, value = override.partition("=")
+    group = key.lstrip("+")
+    if not equals or group not in groups:
+        return override
+    items = []
+    for item in _ITEM.findall(value):
+        text = item.strip().strip("'\"")
+        if not is_path(text):
+            items.append(item)
+            continue
+        name = f"{OWN}{len(sources)}_{re.sub(r'[^A-Za-z0-9_]', '_', Path(text).stem)}"
+        place = folder / group / f"{name}.yaml"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(_contents(group, text), encoding="utf-8")
+        sources[name] = text
+        items.append(name)
+    return f"{key}={','.join(items)}"
+
+
+def is_path(text: str) -> bool:
+    """Whether a choice is a file of one's own: it has a folder or a suffix."""
+    return "/" in text or "\\" in text or text.endswith((".yaml", ".yml", ".parquet"))
+
+
+def _contents(group: str, text: str) -> str:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{group}={text}: there is no such file.")
+    if group == "trace" and path.suffix not in (".yaml", ".yml"):
+        return OmegaConf.to_yaml({"name": path.stem, "path": str(path)})
+    node = read_yaml(path)
+    if group == "trace" and isinstance(node.get("path"), str) and (path.parent / node["path"]).is_file():
+        node["path"] = str(path.parent / node["path"])  # a trace beside its YAML
+        return OmegaConf.to_yaml(node)
+    content = path.read_text(encoding="utf-8")
+    if group in ("system", "experiment") and "@package" not in content:
+        content = f"# @package _global_\n{content}"
+    if group in ("system", "experiment") or group.startswith("policy/"):
+        beside = str(path.parent.resolve())
+        if beside not in sys.path:
+            sys.path.append(beside)  # where its own policy classes may live
+    return content
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """A YAML file's mapping. Raises ConfigError naming the file and, for bad syntax, the place."""
+    import yaml
+
+    try:
+        node = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or one_sentence(error)
+        raise ConfigError(f"{path}{place}: this is not YAML: {problem.rstrip('.')}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: this is not YAML: it is not UTF-8 text.") from None
+    except (OSError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}.") from None
+        raise ConfigError(f"{path}: expected a mapping of keys to values.") from None
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{path}: expected a mapping of keys to values.")
+    return node

@@ -1,0 +1,100 @@
+"""Hydra's and OmegaConf's errors as one sentence which names the key, the value and the mend."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+_WORDS = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "String": "text",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration or command that cannot be; the message is one sentence."""
+
+
+def one_sentence(error: BaseException | str) -> str:
+    """The first line of a message, with a full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0].strip().rstrip('.:')}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?", or the few there are to choose from, or an empty string."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not near:
+        last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        found = difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.7)
+        near = [last[key] for key in found]
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f" (there are: {', '.join(known)})." if 0 < len(known) <= 20 else "."
+
+
+def explain(
+    error: Exception,
+    overrides: Sequence[str],
+    keys: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    sources: Mapping[str, str],
+) -> str:
+    """One sentence for what composing `overrides` raised.
+
+    keys: every known key; groups: group -> choices; sources: name given to a file of one's own -> its path.
+    """
+    message = str(error)
+    for name, path in sources.items():
+        message = message.replace(name, path)
+    cause = error.__cause__ if error.__cause__ is not None else error
+    detail = str(cause)
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", message):
+        group, name = match.groups()
+        return f"{group}={name}: there is no such choice{did_you_mean(name, groups.get(group, ()))}"
+    if match := re.search(r"Could not find '([^']+)'", message):
+        return f"there is no group or file '{match.group(1)}'{did_you_mean(match.group(1), groups)}"
+    given = getattr(error, "override", None)
+    if type(error).__name__ == "OverrideParseException" and given is not None:
+        return f"cannot read '{given}'; expected key=value, such as workload.batch_size=4."
+    if match := re.search(r"Ambiguous value for argument '(.*?)'\n", message):
+        return f"'{match.group(1)}' gives several values; add -m to run each of them."
+    if match := re.search(r"Could not (?:override|delete from config|append to config)\.? ?'?([^'\s]+)'?", message):
+        return _unknown(match.group(1).rstrip("."), overrides, keys, groups)
+    if match := re.search(r"Key '([^']+)' (?:not in|is not in)", detail):
+        full = re.search(r"full_key: (\S+)", detail)
+        return _unknown(full.group(1) if full else match.group(1), overrides, keys, groups)
+    if match := re.search(r"Value '(.*?)' of type '.*?' could not be converted to (\w+)", detail):
+        value, kind = match.groups()
+        at = re.search(r"full_key: (\S+)", detail)
+        where = f"{at.group(1)}={value}" if at else _named(message, overrides) or f"'{value}'"
+        return f"{where}: expected {_WORDS.get(kind, kind)}."
+    if "Invalid type assigned" in detail or "Cannot assign" in detail:
+        named = _named(message, overrides) or one_sentence(detail)
+        return f"{named}: this key holds other keys; set one of those, or choose one of its files if it is a group."
+    if "is not Optional" in detail:
+        return f"{_named(message, overrides) or one_sentence(detail)}: this key must have a value."
+    if match := re.search(r"Missing mandatory value: (\S+)", detail):
+        return f"{match.group(1)}: this key has no value; give it one."
+    full = re.search(r"full_key: (\S+)", detail)
+    named = _named(message, overrides) or (full.group(1) if full else " ".join(overrides))
+    return f"{named}: {one_sentence(detail)}"
+
+
+def _named(message: str, overrides: Sequence[str]) -> str | None:
+    """The override that a message quotes."""
+    match = re.search(r"Error merging override (\S+)", message)
+    if match:
+        return match.group(1).lstrip("+")
+    return next((item for item in overrides if item in message), None)
+
+
+def _unknown(key: str, overrides: Sequence[str], keys: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    hint = did_you_mean(key, [*groups, *keys])
+    whole = next((item for item in overrides if item.lstrip("+~").partition("=")[0] == key), None)
+    place = f" in '{whole}'" if whole else ""
+    return f"unknown key '{key}'{place}{hint}"

@@ -1,0 +1,96 @@
+"""Names, types and defaults of every key of a run's configuration, for Hydra to check.
+
+The keys of a workload and of the settings are those of the simulator's own dataclasses, and the roles of
+`policy` those of `simulator.scenario.System`; nothing is listed twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import MISSING
+
+from simulator.plan import Workload
+from simulator.policies import Policy
+from simulator.scenario import Settings, System
+
+# settings that stand at the top of the configuration, some in another unit
+_TOP_LEVEL = ("cache_bytes", "host_cache_bytes", "seed", "timeline", "reference")
+
+
+def roles() -> dict[str, type[Policy]]:
+    """Role -> base class of its policies, in the order of `System`."""
+    hints = get_type_hints(System)
+    return {role: get_args(hint)[-1] for role, hint in hints.items() if get_args(hint)}
+
+
+def _fields(source: type, leave_out: tuple[str, ...] = ()) -> type:
+    """A dataclass of the same fields which, unlike a frozen one, OmegaConf lets one fill."""
+    hints = get_type_hints(source)
+    kept = [f for f in dataclasses.fields(source) if f.name not in leave_out]
+    return dataclasses.make_dataclass(
+        source.__name__, [(f.name, hints[f.name], field(default=f.default)) for f in kept]
+    )
+
+
+WorkloadFields = _fields(Workload)
+SettingsFields = _fields(Settings, _TOP_LEVEL)
+PolicyFields = dataclasses.make_dataclass(
+    "Policies", [(role, dict[str, Any], field(default_factory=dict)) for role in roles()]
+)
+
+
+@dataclass
+class TraceFields:
+    """Which trace: a name to show, and a shipped file's name or a path."""
+
+    name: str = MISSING
+    path: str = MISSING
+
+
+@dataclass
+class Label:
+    """What a system or an experiment calls itself."""
+
+    name: str = ""
+    description: str = ""
+
+
+@dataclass
+class Config:
+    """A run.
+
+    name         of the run, and of its folder below runs/
+    out          run folder (null: runs/<name>)
+    seed         of every random draw
+    cache_gib    expert budget of each worker, GiB (null: what its memory leaves)
+    host_cache_gib  expert budget of host memory in GiB if the experts' home is an SSD (null: three quarters)
+    timeline     write a Chrome trace of every segment
+    reference    compute the clairvoyant reference too
+    model, platform, policy.<role>  contents of the chosen files; read and checked by their own classes
+    """
+
+    name: str = "run"
+    out: str | None = None
+    seed: int = 0
+    cache_gib: float | None = None
+    host_cache_gib: float | None = None
+    timeline: bool = False
+    reference: bool = True
+    system: Label = field(default_factory=Label)
+    experiment: Label = field(default_factory=Label)
+    model: dict[str, Any] = field(default_factory=dict)
+    platform: dict[str, Any] = field(default_factory=dict)
+    trace: TraceFields = field(default_factory=TraceFields)
+    workload: WorkloadFields = field(default_factory=WorkloadFields)  # type: ignore[valid-type]
+    policy: PolicyFields = field(default_factory=PolicyFields)  # type: ignore[valid-type]
+    settings: SettingsFields = field(default_factory=SettingsFields)  # type: ignore[valid-type]
+
+
+def register() -> None:
+    """Make the schema known to Hydra as `schema`."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
