@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.compose import CONF, choices, is_path, read_yaml
 from experiments.explain import ConfigError, did_you_mean
 from experiments.run import policy_class
+from experiments.schema import roles
 
 KIND_GROUPS = {
     "systems": "system",
@@ -42,23 +45,36 @@ def load(group: str, name: str) -> DictConfig:
 def find(name: str) -> list[tuple[str, str]]:
     """The (group, choice) pairs that `name` may mean: a choice, or group/choice.
 
-    Raises ConfigError if there is none.
+    A path is recognised by its contents. Raises ConfigError if there is none.
     """
     groups = choices()
+    if is_path(name) and Path(name).expanduser().is_file():
+        return [(_group_of(Path(name).expanduser()), name)]
     found = [(group, name) for group, names in groups.items() if name in names]
     group, _, choice = name.rpartition("/")
     for wanted in (group, f"policy/{group}"):
         if choice in groups.get(wanted, ()):
             found.append((wanted, choice))
     if not found:
-        known = dict.fromkeys(choice for names in groups.values() for choice in names)
-        hint = did_you_mean(name, known)
-        raise ConfigError(
-            f"{name}: there is nothing of that name{hint} See 'moesim list'."
-            if hint == "."
-            else f"{name}: there is nothing of that name{hint}"
-        )
+        hint = did_you_mean(name, dict.fromkeys(choice for names in groups.values() for choice in names))
+        raise ConfigError(f"{name}: there is nothing of that name{'; see moesim list.' if hint == '.' else hint}")
     return found
+
+
+def _group_of(path: Path) -> str:
+    if path.suffix not in (".yaml", ".yml"):
+        return "trace"
+    node = read_yaml(path)
+    for key, group in (("devices", "platform"), ("experts", "model"), ("path", "trace")):
+        if key in node:
+            return group
+    if "_target_" in node:
+        sys.path.append(str(path.parent.resolve()))
+        for role in roles():
+            with suppress(ConfigError):
+                policy_class(node["_target_"], role)
+                return f"policy/{role}"
+    raise ConfigError(f"{path}: expected a model, platform, trace or policy.")
 
 
 def describe(group: str, node: DictConfig) -> str:

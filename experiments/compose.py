@@ -46,6 +46,13 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
         return _compose(rewritten, list(overrides), sources)
 
 
+def chosen(overrides: Sequence[str] = ()) -> dict[str, str]:
+    """Group -> the choice made in it, for the groups of `choices`. Raises ConfigError as `compose_config`."""
+    with _search_path(overrides) as (rewritten, sources):
+        made = _compose(rewritten, list(overrides), sources, with_hydra=True).hydra.runtime.choices
+        return {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
+
+
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each run of a sweep, in order; `hydra.sweeper.params` of the experiment count too.
 

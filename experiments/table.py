@@ -15,11 +15,11 @@ CAUSES = {
     "compute": "computing",
     "overhead": "launches",
     "pcie": "PCIe",
-    "nvlink": "NVLink",
+    "cpu": "CPU experts",
     "ssd": "SSD",
     "dram": "host memory",
-    "cpu": "CPU experts",
     "all_to_all": "all-to-all",
+    "nvlink": "NVLink",
 }
 
 

@@ -65,7 +65,7 @@ def _named(overrides: list[str]) -> list[tuple[list[str], str | None]]:
 
 @contextmanager
 def progress_bar(configs: list[DictConfig], hidden: bool) -> Iterator[Callable[[int], Callable[[int], None] | None]]:
-    """A live bar over the tokens of each run on a terminal, nothing elsewhere.
+    """A live bar over the tokens of all runs on a terminal, nothing elsewhere.
 
     Gives a function from the number of a run to its progress callback.
     """
@@ -77,12 +77,14 @@ def progress_bar(configs: list[DictConfig], hidden: bool) -> Iterator[Callable[[
         yield lambda number: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counts = [tokens_of(cfg) for cfg in configs]
+    total = None if None in counts else sum(count or 0 for count in counts)
     with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("tokens", total=total)
 
         def track(number: int) -> Callable[[int], None]:
-            cfg = configs[number]
-            title = cfg.name if len(configs) == 1 else f"{cfg.name} {number + 1}/{len(configs)}"
-            task = progress.add_task(f"{title} tokens", total=tokens_of(cfg))
+            place = "" if len(configs) == 1 else f" {number + 1}/{len(configs)}"
+            progress.update(task, description=f"{configs[number].name}{place}: tokens")
             return lambda tokens: progress.advance(task, tokens)
 
         yield track

@@ -1,0 +1,155 @@
+"""`moesim show`: what a model, platform, trace, system, experiment or policy is."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.catalogue import describe, find, load
+from experiments.compose import chosen, is_path
+from experiments.run import policy_class
+from experiments.table import seconds, size
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print everything of that name."""
+    import sys
+
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+    for group, name in find(options.name):
+        is_trace_file = group == "trace" and not name.endswith((".yaml", ".yml")) and is_path(name)
+        node = OmegaConf.create({"path": name}) if is_trace_file else load(group, name)
+        console.print(f"{group} {name}", style="bold")
+        if group == "model":
+            _model(node, name, console)
+        elif group == "platform":
+            _platform(node, name, console)
+        elif group == "trace":
+            _trace(node, console)
+        elif group.startswith("policy/"):
+            _policy(group, node, console)
+        else:
+            _choices(group, name, node, console)
+        console.print()
+    return 0
+
+
+def _table(columns: list[str], rows: list[list[Any]], right: int = 1) -> RenderableType:
+    """A plain table; the first `right` columns are left-aligned, numbers follow on the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="underline")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number >= right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    return table
+
+
+def _model(node: DictConfig, name: str, console: Console) -> None:
+    from simulator.model import ModelSpec
+
+    model = ModelSpec.from_mapping(node, f"model {name}")
+    console.print(describe("model", node))
+    rows = [
+        [part.replace("_", " "), f"{params:,}", f"{stored / 2**30:.3f}"]
+        for part, (params, stored) in model.parts().items()
+        if params
+    ]
+    total = model.dense_bytes + model.parts()["routed_experts"][1]
+    rows.append(["total", f"{model.total_params:,}", f"{total / 2**30:.3f}"])
+    console.print(_table(["part", "parameters", "GiB"], rows))
+    console.print(f"one expert {size(model.expert_bytes)}; KV cache of 4096 tokens {size(model.kv_bytes(4096))}")
+    console.print(f"source: {model.source}")
+
+
+def _platform(node: DictConfig, name: str, console: Console) -> None:
+    from hwmodels import Platform
+
+    platform = Platform.from_mapping(node, f"platform {name}")
+    console.print(platform.description)
+    roles = f"workers {', '.join(platform.workers)}; experts start in {platform.home}"
+    console.print(roles + (f"; {platform.cpu} may run experts" if platform.cpu else ""))
+    rows = []
+    for device in platform.devices.values():
+        peaks = device.peak_flop_per_s
+        peak = next((peaks[dtype] for dtype in ("bf16", "fp16", "fp32") if dtype in peaks), 0.0)
+        rows.append(
+            [
+                device.name,
+                device.kind,
+                size(device.memory_capacity_bytes) if device.memory_capacity_bytes else "-",
+                f"{device.memory_read_bytes_per_s / 1e9:.1f}" if device.memory_read_bytes_per_s else "-",
+                f"{peak / 1e12:.3g}" if peak else "-",
+            ]
+        )
+    console.print(_table(["device", "kind", "memory", "GB/s", "TFLOP/s"], rows, right=2))
+    links = [
+        [
+            link.name,
+            link.kind,
+            f"{link.a} - {link.b}",
+            f"{link.bandwidth_bytes_per_s / 1e9:.1f}",
+            f"{link.effective_bytes_per_s / 1e9:.1f}",
+            seconds(link.latency_s) if link.latency_s else "-",
+        ]
+        for link in platform.links
+    ]
+    console.print(_table(["link", "kind", "between", "GB/s", "achieved", "latency"], links, right=3))
+    parts: list[Any] = [*platform.devices.values(), *platform.links]
+    for part in parts:
+        if part.source:
+            console.print(f"source of {part.name}: {part.source}")
+
+
+def _trace(node: DictConfig, console: Console) -> None:
+    import numpy as np
+
+    from traces import data_path, open_trace
+
+    trace = open_trace(data_path(node.path))
+    meta = trace.meta
+    console.print(describe("trace", node))
+    for key in ("dataset", "licence", "source", "notes", "digest"):
+        if getattr(meta, key):
+            console.print(f"{key}: {getattr(meta, key)}")
+    console.print(f"{len(meta.layers)} routed layers of {meta.num_experts} experts, top-{meta.top_k}")
+    recorded = {
+        "gate weights": meta.has_weights,
+        "router probabilities": meta.has_probabilities,
+        f"guesses {meta.guess_distances} layers ahead": bool(meta.guess_distances),
+        "expert sizes": meta.expert_bytes is not None,
+    }
+    console.print(f"recorded: {', '.join(['experts', *(what for what, has in recorded.items() if has)])}")
+    rows = []
+    for what in ("tokens", "first_position", "prefill_tokens", "decode_tokens", "unknown_tokens"):
+        values = np.array([getattr(request, what) for request in trace.requests])
+        rows.append([what.replace("_", " "), values.sum(), values.min(), f"{np.median(values):.0f}", values.max()])
+    console.print(_table([f"of {len(trace)} requests", "sum", "least", "median", "most"], rows))
+
+
+def _policy(group: str, node: DictConfig, console: Console) -> None:
+    kind = policy_class(node.get("_target_"), group.removeprefix("policy/"))
+    console.print(inspect.getdoc(kind) or "")
+    for key, value in node.items():
+        if key != "_target_":
+            console.print(f"{group.replace('/', '.')}.{key!s}={'null' if value is None else value}")
+    console.print(f"{kind.__module__}.{kind.__name__}")
+
+
+def _choices(group: str, name: str, node: DictConfig, console: Console) -> None:
+    console.print(describe(group, node))
+    made = chosen([f"{group}={name}"])
+    wanted = [key for key in made if key.startswith("policy/") or group == "experiment"]
+    console.print(_table(["group", "choice"], [[key, made[key]] for key in wanted if key != group], right=2))
+    own = OmegaConf.masked_copy(node, [key for key in node if key not in ("defaults", group)])  # type: ignore[misc]
+    if own:
+        console.print(OmegaConf.to_yaml(own).rstrip())

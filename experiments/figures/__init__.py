@@ -1,0 +1,1 @@
+"""Figures of runs, in the sizes of a two-column page and legible in black and white."""
