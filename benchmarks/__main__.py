@@ -70,7 +70,10 @@ def rival(scenario: Scenario) -> float:
     size = run.layer_expert_bytes[0]
     chunks = -(-size // lane.chunk_bytes)
     times = Times(
-        dense_s=200e-6, expert_s=8e-6, chunk_s=size / chunks / lane.bottleneck, chunks=chunks,
+        dense_s=200e-6,
+        expert_s=8e-6,
+        chunk_s=size / chunks / lane.bottleneck,
+        chunks=chunks,
         latency_s=lane.latency_ps / 1e12,
     )
     slots = run.memories[0].cache_bytes // size

@@ -65,7 +65,11 @@ def routing(tokens: int, seed: int) -> np.ndarray:
 def bench_trace(path: Path, tokens: int) -> Trace:
     """Write and open a decode-only trace: request 0 of `tokens` tokens to serve, request 1 to learn from."""
     meta = TraceMeta(
-        model="bench", num_experts=EXPERTS, top_k=TOP_K, native_top_k=TOP_K, layers=tuple(range(LAYERS)),
+        model="bench",
+        num_experts=EXPERTS,
+        top_k=TOP_K,
+        native_top_k=TOP_K,
+        layers=tuple(range(LAYERS)),
         source="seeded, benchmarks/cases.py",
     )
     with TraceWriter(path, meta) as writer:
@@ -85,8 +89,15 @@ def bench_scenario(trace: Trace, platform: Platform) -> Scenario:
     """LRU over half of the experts, transition-table prefetch, shared host memory, attribution on."""
     model = ModelSpec.from_mapping(MODEL)
     system = System(
-        cache=Lru, host_cache=Lru, slots=GlobalSlots, placement=ColdStart, prediction=TransitionPrediction,
-        prefetch=FetchAhead, execution=FetchToGpu, pipeline=PlainPipeline, name="bench",
+        cache=Lru,
+        host_cache=Lru,
+        slots=GlobalSlots,
+        placement=ColdStart,
+        prediction=TransitionPrediction,
+        prefetch=FetchAhead,
+        execution=FetchToGpu,
+        pipeline=PlainPipeline,
+        name="bench",
     )
     cache_bytes = int(CACHED_SHARE * LAYERS * EXPERTS * model.expert_bytes)
     return Scenario(

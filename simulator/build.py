@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +21,14 @@ from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.worker import CpuExperts, Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from traces import RequestTrace
 
 HOST_SHARE = 0.75  # of host memory for experts when home is an SSD; the rest is the system's (assumed)
 ACTIVATION_BYTES = 2
+NOTHING_TO_LEARN = (
+    "a policy learns from the requests that are not served, but all are: it ranks experts by number;"
+    " lower workload.requests to leave it some"
+)
 
 
 @dataclass
@@ -99,9 +105,18 @@ class _Builder:
             guess_distances=meta.guess_distances,
             capacity_bytes=capacity_bytes,
             rng=np.random.default_rng(key),
-            training=self.silent.training,
+            training=self._training,
             future=future or (lambda: iter(())),
         )
+
+    def _training(self) -> Iterator[RequestTrace]:
+        """The requests that are not served; a run whose policies had nothing to learn from says so."""
+        empty = True
+        for request in self.silent.training():
+            empty = False
+            yield request
+        if empty and NOTHING_TO_LEARN not in self.remarks:
+            self.remarks.append(NOTHING_TO_LEARN)
 
     def run(self) -> Run:
         scenario = self.scenario
@@ -120,6 +135,8 @@ class _Builder:
         tasks = system.pipeline().tasks(layers, count)
         memories = [self._memory(worker, owners, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
+        steps = self._counted() if self.progress is not None else iter(self.plan)
+        self._shared_steps = itertools.tee(steps, count)  # workers meet after every step, so little is kept
         exchange = self._exchange(owners) if count > 1 else None
         tiers, workers = [], []
         initial = list(placement.initial())
@@ -330,7 +347,7 @@ class _Builder:
             rank,
             name=name,
             memory_name="dram" if device.kind == "cpu" else "hbm",
-            steps=self._counted() if rank == 0 and self.progress is not None else self.plan,
+            steps=self._shared_steps[rank],
             tasks=[task for task in tasks if task.worker == rank],
             tier=tier,
             loader=loader,

@@ -67,6 +67,7 @@ class Block:
     prefill: bool
     request_tokens: list[list[int]]  # per step, new tokens of each request
     kv_tokens: list[list[int]]  # per step, context length of each request after it
+    slots: list[int] = field(default_factory=list)  # place of each request in its batch, the same for all steps
 
 
 class Plan:
@@ -144,8 +145,10 @@ class Plan:
     def _batch_steps(self, number: int, batch: list[int]) -> Iterator[Step]:
         prompts: list[RequestTrace] = []
         decodes: list[RequestTrace] = []
-        for index in batch:
+        slots: dict[int, int] = {}
+        for slot, index in enumerate(batch):
             request = self.trace.request(index)
+            slots[request.id] = slot
             prompt = request.phases == 0
             if prompt.any():
                 prompts.append(_rows(request, prompt))
@@ -158,17 +161,18 @@ class Plan:
                 decodes.append(decode)
         longest = max((len(decode.positions) for decode in decodes), default=0)
         if prompts:
-            step = self._prefill(number, prompts, decodes)
+            step = self._prefill(number, prompts, decodes, slots)
             step.last = longest == 0
             yield step
-        if len(decodes) == 1:
-            yield from self._decode_alone(number, decodes[0])
-        elif decodes:
-            yield from self._decode_together(number, decodes, longest)
+        if decodes:
+            yield from self._decode(number, decodes, slots)
 
-    def _prefill(self, number: int, prompts: list[RequestTrace], decodes: list[RequestTrace]) -> Step:
+    def _prefill(
+        self, number: int, prompts: list[RequestTrace], decodes: list[RequestTrace], slots: dict[int, int]
+    ) -> Step:
         rows = [prompt.experts for prompt in prompts]
-        block = Block(True, [[len(r) for r in rows]], [[int(prompt.positions[-1]) + 1 for prompt in prompts]])
+        contexts = [int(prompt.positions[-1]) + 1 for prompt in prompts]
+        block = Block(True, [[len(r) for r in rows]], [contexts], [slots[prompt.id] for prompt in prompts])
         return Step(
             batch=number,
             prefill=True,
@@ -182,64 +186,61 @@ class Plan:
             rows=rows,
         )
 
-    def _decode_alone(self, number: int, request: RequestTrace) -> Iterator[Step]:
-        total = len(request.positions)
-        for start in range(0, total, BLOCK_TOKENS):
-            stop = min(start + BLOCK_TOKENS, total)
-            experts = request.experts[start:stop]
-            blobs = (experts + self._offsets).tolist()
-            if (experts < 0).any():
-                blobs = [
-                    [
-                        [blob for blob, e in zip(layer, ids, strict=True) if e >= 0]
-                        for layer, ids in zip(token, row, strict=True)
-                    ]
-                    for token, row in zip(blobs, experts.tolist(), strict=True)
-                ]
-            guesses = self._guesses(request, start, stop)
-            contexts = (request.positions[start:stop] + 1).tolist()
-            block = Block(False, [[1]] * (stop - start), [[kv] for kv in contexts])
-            for row, token in enumerate(blobs):
-                yield Step(
-                    batch=number,
-                    prefill=False,
-                    tokens=1,
-                    requests=[request.id],
-                    kv_tokens=block.kv_tokens[row],
-                    groups=[(layer, None) for layer in token],
-                    guesses=guesses[row] if guesses is not None else None,
-                    row=row,
-                    block=block,
-                    rows=[experts[row : row + 1]],
-                    last=start + row == total - 1,
-                )
+    def _decode(self, number: int, requests: list[RequestTrace], slots: dict[int, int]) -> Iterator[Step]:
+        """Decode in lock-step, in blocks of steps over which the same requests run."""
+        lengths = sorted({request.tokens for request in requests})
+        start = 0
+        while start < lengths[-1]:
+            stop = min(start + BLOCK_TOKENS, next(length for length in lengths if length > start))
+            running = [request for request in requests if request.tokens > start]
+            yield from self._decode_block(number, running, start, stop, stop == lengths[-1], slots)
+            start = stop
 
-    def _decode_together(self, number: int, requests: list[RequestTrace], longest: int) -> Iterator[Step]:
-        for token in range(longest):
-            running = [request for request in requests if token < len(request.positions)]
-            now = [_rows(request, slice(token, token + 1)) for request in running]
-            following = [
-                request.experts[token + 1 : token + 2] if token + 1 < len(request.positions) else None
-                for request in running
-            ]
-            block = Block(False, [[1] * len(now)], [[int(request.positions[0]) + 1 for request in now]])
-            rows = [request.experts for request in now]
+    def _decode_block(
+        self,
+        number: int,
+        running: list[RequestTrace],
+        start: int,
+        stop: int,
+        final: bool,
+        slots: dict[int, int],
+    ) -> Iterator[Step]:
+        experts = np.stack([request.experts[start:stop] for request in running])  # [requests, steps, layers, top_k]
+        blobs = np.where(experts >= 0, experts + self._offsets, -1).tolist()
+        complete = not (experts < 0).any()
+        guesses = [self._guesses(request, start, stop) for request in running]
+        contexts = np.stack([request.positions[start:stop] + 1 for request in running], axis=1).tolist()
+        ids = [request.id for request in running]
+        block = Block(False, [[1] * len(running)] * (stop - start), contexts, [slots[i] for i in ids])
+        alone = len(running) == 1
+        for row in range(stop - start):
+            if alone:
+                groups: list[Group] = [
+                    (layer if complete else [blob for blob in layer if blob >= 0], None) for layer in blobs[0][row]
+                ]
+                guessed = guesses[0][row] if guesses[0] is not None else None
+            else:
+                groups = [_union(layers) for layers in zip(*(request[row] for request in blobs), strict=True)]
+                guessed = None
+                named = [request[row] for request in guesses if request is not None]
+                if named:
+                    guessed = [_most_named(layers) for layers in zip(*named, strict=True)]
             yield Step(
                 batch=number,
                 prefill=False,
-                tokens=len(now),
-                requests=[request.id for request in running],
-                kv_tokens=block.kv_tokens[0],
-                groups=self._merge(np.concatenate(rows)),
-                guesses=self._merged_guesses(now, following),
-                row=0,
+                tokens=len(running),
+                requests=ids,
+                kv_tokens=contexts[row],
+                groups=groups,
+                guesses=guessed,
+                row=row,
                 block=block,
-                rows=rows,
-                last=token == longest - 1,
+                rows=list(experts[:, row : row + 1]),
+                last=final and row == stop - start - 1,
             )
 
     def _merge(self, experts: np.ndarray) -> list[Group]:
-        """Groups of a step with several tokens: experts [tokens, layers, top_k]."""
+        """Groups of a prefill: experts [tokens, layers, top_k]."""
         groups: list[Group] = []
         for layer in range(self.layers):
             ids = experts[:, layer, :].ravel()
@@ -268,7 +269,7 @@ class Plan:
     def _merged_guesses(
         self, requests: Sequence[RequestTrace], following: Sequence[np.ndarray | None]
     ) -> list[list[int]] | None:
-        """Guesses of several tokens, the most often named first."""
+        """Guesses of a prefill, the most often named first."""
         if self._guess is None:
             return None
         all_guesses = []
@@ -308,6 +309,26 @@ class Plan:
             probabilities=None,
             guesses=prompt.guesses,
         )
+
+
+def _union(rows: tuple[list[int], ...]) -> Group:
+    """Distinct blobs of several tokens (-1: none) in order of last occurrence, and how many tokens each serves."""
+    counts: dict[int, int] = {}
+    for ids in reversed(rows):
+        for blob in reversed(ids):
+            counts[blob] = counts.get(blob, 0) + 1
+    counts.pop(-1, None)
+    blobs = list(reversed(counts))
+    return blobs, [counts[blob] for blob in blobs]
+
+
+def _most_named(rows: tuple[list[int], ...]) -> list[int]:
+    """Blobs that several tokens' guesses name, the most often named first, then in order of mention."""
+    counts: dict[int, int] = {}
+    for ids in rows:
+        for blob in ids:
+            counts[blob] = counts.get(blob, 0) + 1
+    return sorted(counts, key=lambda blob: -counts[blob])
 
 
 def _first_decode(prompt: RequestTrace, decodes: list[RequestTrace]) -> np.ndarray | None:

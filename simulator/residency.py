@@ -130,14 +130,22 @@ class Tier:
         if need <= free:
             return len(blobs)
         cache, slots, pins = partition.cache, self.slots, self.pins
-        for victim in cache.victims(need - free, blobs, self.view):
+        victims = cache.victims(need - free, blobs, self.view)
+        freed = 0
+        for victim in victims:
             if slots[victim] is None or victim in pins:
                 raise PolicyError(
                     f"policy/cache {type(cache).__name__} named blob {victim} as a victim; expected one that is"
                     " resident and not pinned (see LayerView.evictable)."
                 )
-            free += sizes[victim]
-            self.evict(partition, victim)
+            freed += sizes[victim]
+            slots[victim] = None
+            cache.on_evict(victim)
+        partition.used_bytes -= freed
+        self.evictions += len(victims)
+        free += freed
+        if need <= free:
+            return len(blobs)
         count = 0
         for blob in blobs:
             free -= sizes[blob]

@@ -151,11 +151,11 @@ class Result:
         selections = np.zeros(len(self.run.layer_expert_bytes) * count, dtype=np.int64)
         for step in self.run.plan:
             for blobs, tokens in step.groups:
-                selections[blobs] += tokens if tokens is not None else 1
+                selections[blobs] += 1 if tokens is None else tokens
         loads = np.sum([worker.expert_loads for worker in self.run.workers], axis=0)
-        blobs = np.arange(len(selections))
+        layer, expert = np.divmod(np.arange(len(selections)), count)
         return pd.DataFrame(
-            {"layer": blobs // count, "expert": blobs % count, "selections": selections, "loads": loads}
+            {"layer": layer, "expert": expert, "selections": selections, "loads": loads}
         )
 
     @cached_property

@@ -9,10 +9,10 @@ taken in the order (time, rank of the process, order in its program), with or wi
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import simpy
-from simpy.events import Event
+from simpy.events import URGENT, Event, EventPriority
 
 if TYPE_CHECKING:
     from simulator.engine.fabric import Fabric, Transfer
@@ -41,6 +41,7 @@ class Clock(simpy.Environment):
     def __init__(self, stepwise: bool = False) -> None:
         super().__init__(0)
         self.stepwise = stepwise
+        self.others: list[Any] = [None] if stepwise else self._queue  # empty: no other process can act at all
 
     def quiet(self, time_ps: int) -> bool:
         """True when no other process can act at or before `time_ps`."""
@@ -50,10 +51,14 @@ class Clock(simpy.Environment):
     def at(self, time_ps: int, rank: int) -> Event:
         """An event at `time_ps`; among events of one instant the lower rank comes first."""
         event = Event(self)
+        self.wake(event, rank, time_ps)
+        return event
+
+    def wake(self, event: Event, rank: int, time_ps: int) -> None:
+        """Let the process of this rank, which waits for `event`, go on at `time_ps`."""
         event._ok = True
         event._value = None
-        self.schedule(event, priority=_FIRST_RANK + rank, delay=time_ps - self._now)
-        return event
+        self.schedule(event, priority=cast(EventPriority, _FIRST_RANK + rank), delay=time_ps - self._now)
 
     def call_at(self, time_ps: int, function: Any) -> None:
         """Call `function(event)` at `time_ps`, before any process acts at that instant."""
@@ -61,7 +66,7 @@ class Clock(simpy.Environment):
         event._ok = True
         event._value = None
         event.callbacks.append(function)
-        self.schedule(event, priority=0, delay=time_ps - self._now)
+        self.schedule(event, priority=URGENT, delay=time_ps - self._now)
 
 
 class Stream:
@@ -71,6 +76,7 @@ class Stream:
         self.clock = clock
         self.fabric = fabric
         self.rank = rank
+        self._others = clock.others
 
     def must_sync(self, time_ps: int) -> bool:
         """True when acting on shared state at `time_ps` needs a `yield from self.sync(time_ps)`."""
@@ -83,6 +89,10 @@ class Stream:
     def landed_alone(self, transfer: Transfer) -> int | None:
         """When `transfer` lands, if nobody can interfere before; None if that takes `landed`."""
         fabric, clock = self.fabric, self.clock
+        if not self._others:
+            while transfer.landed_ps is None:
+                fabric.advance(fabric.next_ps)
+            return transfer.landed_ps
         if clock.stepwise:
             return transfer.landed_ps
         while transfer.landed_ps is None and clock.quiet(fabric.next_ps):

@@ -71,6 +71,13 @@ class Transfer:
         "urgent",
         "used",
     )
+    # set when the transfer starts:
+    started_ps: int
+    since_ps: int  # from when its bytes flow at `rate`
+    finish_ps: int  # when it ends if nothing changes
+    rate: int  # bytes/s
+    units_left: int  # of the segment, as of `since_ps`, in 1e-12 byte
+    segment_bytes: int  # up to its end or the chunk border where it stops
 
     def __init__(self, blob: int, size_bytes: int, urgent: bool, cap_bytes_per_s: int = UNLIMITED) -> None:
         self.blob = blob
@@ -199,10 +206,12 @@ class Fabric:
         """`submit` for several transfers of one urgency, in order."""
         if self.next_ps <= now_ps:
             self.advance(now_ps)
+        total = 0
         for transfer in transfers:
             transfer.lane = lane
             transfer.submitted_ps = now_ps
-            lane.requested_bytes += transfer.size_bytes
+            total += transfer.size_bytes
+        lane.requested_bytes += total
         lane.transfers += len(transfers)
         busy = len(lane.active) >= lane.width
         if transfers and transfers[0].urgent:
@@ -327,9 +336,7 @@ class Fabric:
             if transfer.landed_ps is None:
                 waiting.append((transfer, wake, rank))
             else:
-                wake._ok = True
-                wake._value = None
-                self._clock.schedule(wake, priority=16 + rank)
+                self._clock.wake(wake, rank, now)
         self._sleepers = waiting
         if waiting:
             self._arm()

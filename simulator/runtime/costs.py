@@ -87,26 +87,22 @@ class DenseCosts:
 
     def _layer(self, layer: int, block: Block, mine: list[int] | None, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds. Attention is summed over the requests of a step, the rest is batched."""
-        own_kv = [_of(row, mine) for row in block.kv_tokens]
-        own_tokens = [_of(row, mine) for row in block.request_tokens]
-        if all(len(row) == 1 for row in own_kv):  # one request: one vectorised call for all steps
-            kv = np.array([row[0] for row in own_kv], dtype=np.float64)
-            return self._sum(self._model.layer_dense_work(layer, tokens, kv))
-        rows = []
-        for step, (kvs, counts) in enumerate(zip(own_kv, own_tokens, strict=True)):
-            if not kvs:
-                rows.append(np.zeros(3))
-                continue
-            batched = self._model.layer_dense_work(layer, tokens[step], max(kvs))
-            single = self._model.layer_dense_work(layer, np.array(counts), np.array(kvs))  # of each request
-            works = []
-            for together, alone in zip(batched, single, strict=True):
-                if together.kind == "attention":
-                    works.append(Work(alone.kind, alone.dtype, np.sum(alone.flops), np.sum(alone.size_bytes)))
-                else:
-                    works.append(together)
-            rows.append(self._sum(works))
-        return np.stack(rows)
+        kv = np.array([_of(row, mine) for row in block.kv_tokens], dtype=np.float64)
+        new = np.array([_of(row, mine) for row in block.request_tokens], dtype=np.float64)
+        if kv.shape[1] == 0:
+            return np.zeros((len(tokens), 3))
+        batched = self._model.layer_dense_work(layer, tokens, kv.max(axis=1))
+        if kv.shape[1] == 1:
+            return self._sum(batched)
+        single = self._model.layer_dense_work(layer, new, kv)  # each request by itself, [steps, requests]
+        works = []
+        for together, alone in zip(batched, single, strict=True):
+            if together.kind == "attention":
+                flops = np.broadcast_to(alone.flops, kv.shape).sum(axis=1)
+                size_bytes = np.broadcast_to(alone.size_bytes, kv.shape).sum(axis=1)
+                together = Work(alone.kind, alone.dtype, flops, size_bytes)
+            works.append(together)
+        return self._sum(works)
 
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""

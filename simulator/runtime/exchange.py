@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,12 +53,12 @@ class Exchange:
         self._hidden_bytes = hidden_bytes
         self._posts: dict[tuple[int, int, int], _Post] = {}
         self._waiting: dict[tuple[int, int, int], list[tuple[Event, int]]] = {}
-        self._split: tuple[Step | None, np.ndarray] = (None, np.zeros(0))
+        self._message_bytes: dict[int, list[list[list[int]]]] = {}
         self._blob_owner = owners.ravel().tolist()
 
-    def requests_of(self, rank: int) -> Callable[[int], list[int]]:
-        """Indices of the requests of a step with n requests that worker `rank` serves."""
-        return lambda n: list(range(rank, n, self._workers))
+    def requests_of(self, rank: int, slots: list[int]) -> list[int]:
+        """Indices of the requests, at these places of their batch, that worker `rank` serves."""
+        return [index for index, slot in enumerate(slots) if slot % self._workers == rank]
 
     def own(self, rank: int, step: Step) -> tuple[list[Group], list[list[int]] | None]:
         """Groups and guesses of a step, reduced to the experts that worker `rank` owns."""
@@ -75,23 +75,20 @@ class Exchange:
             guesses = [[blob for blob in row if owner[blob] == rank] for row in guesses]
         return groups, guesses
 
-    def message_bytes(self, step: Step) -> np.ndarray:
-        """Bytes of activations per layer from worker to worker, int64 [layers, src, dst], own excluded."""
-        cached, sizes = self._split
-        if cached is step:
-            return sizes
-        layers = len(self._owners)
-        pairs = np.zeros((layers, self._workers, self._workers), dtype=np.int64)
-        for index, rows in enumerate(step.rows):
-            source = index % self._workers
-            ids = rows.astype(np.int64)
-            owners = self._owners[np.arange(layers)[None, :, None], np.maximum(ids, 0)]
-            owners = np.where(ids >= 0, owners, -1)
-            for target in range(self._workers):
-                if target != source:
-                    pairs[:, source, target] += (owners == target).any(axis=2).sum(axis=0)
-        self._split = (step, pairs * self._hidden_bytes)
-        return self._split[1]
+    def message_bytes(self, number: int, step: Step) -> list[list[list[int]]]:
+        """Bytes of activations [layer][src][dst] from worker to worker in step `number`, own excluded."""
+        sizes = self._message_bytes.get(number)
+        if sizes is None:
+            layers = np.arange(len(self._owners))[None, :, None]
+            pairs = np.zeros((len(self._owners), self._workers, self._workers), dtype=np.int64)
+            for slot, rows in zip(step.block.slots, step.rows, strict=True):
+                source = slot % self._workers
+                owners = np.where(rows >= 0, self._owners[layers, np.maximum(rows, 0)], -1)
+                for target in range(self._workers):
+                    if target != source:
+                        pairs[:, source, target] += (owners == target).any(axis=2).sum(axis=0)
+            sizes = self._message_bytes[number] = (pairs * self._hidden_bytes).tolist()
+        return sizes
 
     def send(
         self, worker: Worker, number: int, task: int, step: Step, layer: int, t: int, back: bool
@@ -99,10 +96,10 @@ class Exchange:
         """Post the end of a task at `t` with its messages: activations out, or results `back`."""
         if worker.must_sync(t):
             yield from worker.sync(t)
-        sizes = self.message_bytes(step)[layer]
+        sizes = self.message_bytes(number, step)[layer]
         messages = {}
         for target in range(self._workers):
-            size = int(sizes[target, worker.rank] if back else sizes[worker.rank, target])
+            size = sizes[target][worker.rank] if back else sizes[worker.rank][target]
             if size:
                 message = Transfer(-1, size, True)
                 self._fabric.submit(self._lanes[worker.rank, target], message, t)
@@ -142,14 +139,13 @@ class Exchange:
         latest = yield from self.gather(worker, (number, (_END,) * self._workers), t)
         for key in [key for key in self._posts if key[0] < number]:
             del self._posts[key]
+        self._message_bytes.pop(number - 1, None)
         return latest
 
     def _post(self, worker: Worker, key: tuple[int, int, int], t: int, messages: dict[int, Transfer]) -> None:
         self._posts[key] = _Post(t, worker.path.snapshot(), messages)
         for event, rank in self._waiting.pop(key, ()):
-            event._ok = True
-            event._value = None
-            self._clock.schedule(event, priority=16 + rank, delay=t - int(self._clock.now))
+            self._clock.wake(event, rank, t)
 
     def _posted(self, worker: Worker, key: tuple[int, int, int], t: int) -> Generator[Event, Any, _Post]:
         if key not in self._posts:

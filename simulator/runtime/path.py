@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from simulator.engine import Transfer
 
-
 Part = str | tuple[int, int, int]
 Snapshot = tuple[list[int], list[Part]]
 
@@ -85,7 +84,7 @@ class Path:
         begin = self.start_ps
         for end, part in zip(self.ends, self.parts, strict=True):
             if part.__class__ is str:
-                totals[part] = totals.get(part, 0) + end - begin  # type: ignore[index, arg-type]
+                totals[part] = totals.get(part, 0) + end - begin
             else:
                 launch += part[0]  # type: ignore[operator]
                 memory += part[1]  # type: ignore[operator]

@@ -98,7 +98,6 @@ class Worker(Stream):
         self._timeline = timeline
         self._fetched_ahead: list[list[Transfer]] = [[] for _ in range(layers)]
         self._experts_per_layer = len(tier.slots) // layers
-        self._one_partition = all(p is tier.partitions[0] for p in tier.partitions)
 
     @property
     def uses_cpu(self) -> bool:
@@ -110,12 +109,11 @@ class Worker(Stream):
         t = 0
         block: Block | None = None
         table: list[tuple[Parts, ...]] = []
-        mine = self._exchange.requests_of(self.rank) if self._exchange is not None else None
         for number, step in enumerate(self.steps):
             if step.block is not block:
                 block = step.block
-                indices = mine(len(step.requests)) if mine is not None else None
-                table = self._dense.table(block, indices)
+                mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
+                table = self._dense.table(block, mine)
             t = yield from self._step(number, step, table[step.row], t)
 
     def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
@@ -164,7 +162,8 @@ class Worker(Stream):
     def _experts(self, layer: int, group: Group, guesses: Sequence[int], t: int) -> Generator[Event, Any, int]:
         """Look up, load, prefetch, compute: the experts of one layer. Returns the local time after them."""
         fabric, tier, record, path = self.fabric, self.tier, self.record, self.path
-        if self.must_sync(t):
+        others = self._others
+        if others and self.must_sync(t):
             yield from self.sync(t)
         if fabric.next_ps <= t:
             fabric.advance(t)
@@ -173,6 +172,7 @@ class Worker(Stream):
         partition, pins, view = tier.partitions[layer], tier.pins, tier.view
         view.group += 1
         view.layer = layer
+        counters = self.layer_counts[record.prefill][layer]
         mark = len(path.ends)  # the path as it is when this layer submits its loads
         hits, late, misses = tier.look_up(blobs)
         pins.update(blobs)
@@ -182,11 +182,13 @@ class Worker(Stream):
         waiting: Sequence[int] = ()  # loads without room yet
         on_cpu: list[Transfer] = []
         if misses:
-            loads, elsewhere = misses, ()
+            loads: Sequence[int] = misses
+            elsewhere: Sequence[int] = ()
             if self._cpu is not None:
                 loads, elsewhere = self._execution.split(misses, tokens or dict.fromkeys(blobs, 1))
                 on_cpu = [self._cpu.submit(layer, blob, tokens[blob] if tokens else 1, t) for blob in elsewhere]
-                self.count(record, layer, on_cpu=len(on_cpu))
+                record.on_cpu += len(on_cpu)
+                counters[3] += len(on_cpu)
             for transfer in late:
                 if transfer.state == ACTIVE:  # what already flows is not displaced by its own layer
                     fabric.promote(transfer, t)
@@ -195,37 +197,51 @@ class Worker(Stream):
             if loads:
                 admitted = tier.admit(partition, loads)
                 waiting = loads[admitted:]
-                arriving = late + self._load(partition, loads[:admitted], t)
-                self.count(record, layer, loads=len(loads))
+                arriving = late + self._load(partition, loads[:admitted] if waiting else loads, t)
+                record.loads += len(loads)
+                counters[2] += len(loads)
         elif blobs:
             partition.cache.on_layer(blobs, (), view)
         if late:
             for transfer in late:
                 fabric.promote(transfer, t)
-            self.count(record, layer, late=len(late))
+            record.late += len(late)
+            counters[1] += len(late)
         if guesses:
             self._fetch_ahead(guesses, t)
 
         begin = t
-        run = self._run
+        ends, parts = path.ends, path.parts
         if hits:
-            self.count(record, layer, hits=len(hits))
-            t = run(layer, hits, tokens, t)
+            found = len(hits)
+            record.hits += found
+            counters[0] += found
+            if tokens is None:
+                duration, split = self._single[layer][found]
+            else:
+                duration, split = self._costs.together(layer, [tokens[blob] for blob in hits])
+            t += duration
+            ends.append(t)
+            parts.append(split)
         busy = t - begin
         if waiting:
             t = yield from self._stream(layer, hits, arriving, waiting, tokens, t)
         elif arriving:
-            ends, parts = path.ends, path.parts
+            duration, split = self._single[layer][1]
             for transfer in arriving:
-                landed = transfer.landed_ps
-                if landed is None:
-                    if self.must_sync(t):
-                        yield from self.sync(t)
-                    if fabric.next_ps <= t:
-                        fabric.advance(t)
-                    landed = self.landed_alone(transfer)
+                if others:
+                    landed = transfer.landed_ps
                     if landed is None:
-                        landed = yield from self.landed(transfer)
+                        if self.must_sync(t):
+                            yield from self.sync(t)
+                        if fabric.next_ps <= t:
+                            fabric.advance(t)
+                        landed = self.landed_alone(transfer)
+                        if landed is None:
+                            landed = yield from self.landed(transfer)
+                else:
+                    while (landed := transfer.landed_ps) is None:
+                        fabric.advance(fabric.next_ps)
                 if landed > t:
                     t = landed
                     if transfer.submitted_ps < begin or transfer.cause is not None:
@@ -234,39 +250,26 @@ class Worker(Stream):
                         del ends[mark:], parts[mark:]
                         ends.append(t)
                         parts.append(transfer.lane.category)  # type: ignore[union-attr]
-                done = run(layer, (transfer.blob,), tokens, t)
-                busy += done - t
-                t = done
+                if tokens is not None:
+                    duration, split = self._costs.together(layer, (tokens[transfer.blob],))
+                t += duration
+                busy += duration
+                ends.append(t)
+                parts.append(split)
         self.busy_ps += busy
         if on_cpu:
             t = yield from self._join_cpu(on_cpu, tokens, t)
         pins.difference_update(blobs)
         return t
 
-    def count(
-        self, record: StepRecord, layer: int, hits: int = 0, late: int = 0, loads: int = 0, on_cpu: int = 0
-    ) -> None:
-        """Add to the counts of the step and of its layer."""
-        row = self.layer_counts[record.prefill][layer]
-        if hits:
-            record.hits += hits
-            row[0] += hits
-        if late:
-            record.late += late
-            row[1] += late
-        if loads:
-            record.loads += loads
-            row[2] += loads
-        if on_cpu:
-            record.on_cpu += on_cpu
-            row[3] += on_cpu
-
     def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:
-        loads, sizes = self.expert_loads, self.tier.sizes
-        for blob in blobs:
-            loads[blob] += 1
-            self.record.load_bytes += sizes[blob]
-        return self.loader.load(partition, blobs, t, True)
+        transfers = self.loader.load(partition, blobs, t, True)
+        loads, total = self.expert_loads, 0
+        for transfer in transfers:
+            loads[transfer.blob] += 1
+            total += transfer.size_bytes
+        self.record.load_bytes += total
+        return transfers
 
     def _run(self, layer: int, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
         """Run experts that are here as one launch; returns when it ends."""
@@ -279,9 +282,7 @@ class Worker(Stream):
         self.path.parts.append(split)
         return t
 
-    def _join_cpu(
-        self, on_cpu: list[Transfer], tokens: dict[int, int] | None, t: int
-    ) -> Generator[Event, Any, int]:
+    def _join_cpu(self, on_cpu: list[Transfer], tokens: dict[int, int] | None, t: int) -> Generator[Event, Any, int]:
         """Wait for the experts on the host CPU, then for their activations' round trip."""
         assert self._cpu is not None
         for work in on_cpu:
@@ -359,16 +360,10 @@ class Worker(Stream):
         missing = [blob for blob in guesses if slots[blob] is None]
         if not missing:
             return
-        chosen = self._prefetch.choose(missing, self.loader.lane.queue_depth)
-        if not chosen:
-            return
         view = tier.view
         view.prefetching = True
-        if self._one_partition:
-            partition = tier.partitions[0]
-            self._start_ahead(partition, chosen[: tier.admit(partition, chosen)], t)
-        else:
-            for blob in chosen:
+        for blob in self._prefetch.choose(missing, self.loader.lane.queue_depth):
+            if slots[blob] is None:  # a guess may name an expert twice
                 partition = tier.partitions[blob // self._experts_per_layer]
                 if tier.admit(partition, (blob,)):
                     self._start_ahead(partition, (blob,), t)
