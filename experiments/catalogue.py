@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.compose import CONF, choices, is_path, read_yaml
 from experiments.explain import ConfigError, did_you_mean
-from experiments.run import policy_class
+from experiments.policy import policy_class
 from experiments.schema import roles
 
 KIND_GROUPS = {

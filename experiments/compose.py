@@ -155,6 +155,9 @@ def _search_path(overrides: Sequence[str]) -> Iterator[tuple[list[str], dict[str
     try:
         sources: dict[str, str] = {}
         groups = choices()
+        for item in overrides:
+            if item.lstrip("+~").startswith("hydra"):
+                raise ConfigError(f"{item}: Hydra's own settings are not for moesim's command line.")
         rewritten = [_rewrite(item, groups, folder, sources) for item in overrides]
         if sources:
             rewritten.append(f"hydra.searchpath=['file://{folder.as_posix()}']")
@@ -195,17 +198,46 @@ def _contents(group: str, text: str) -> str:
     if group == "trace" and path.suffix not in (".yaml", ".yml"):
         return OmegaConf.to_yaml({"name": path.stem, "path": str(path)})
     node = read_yaml(path)
-    if group == "trace" and isinstance(node.get("path"), str) and (path.parent / node["path"]).is_file():
-        node["path"] = str(path.parent / node["path"])  # a trace beside its YAML
-        return OmegaConf.to_yaml(node)
-    content = path.read_text(encoding="utf-8")
-    if group in ("system", "experiment") and "@package" not in content:
-        content = f"# @package _global_\n{content}"
-    if group in ("system", "experiment") or group.startswith("policy/"):
+    if group in ("trace", "system", "experiment"):
+        _check_keys(node, path, schema.TraceFields if group == "trace" else schema.Config)
+    if group.startswith("policy/") or group in ("system", "experiment"):
         beside = str(path.parent.resolve())
         if beside not in sys.path:
             sys.path.append(beside)  # where its own policy classes may live
+    content = path.read_text(encoding="utf-8")
+    if "defaults" not in node and "${" not in content:  # else it is whole only once composed
+        _check_alone(group, node, path)
+    if group == "trace" and isinstance(node.get("path"), str) and (path.parent / node["path"]).is_file():
+        node["path"] = str(path.parent / node["path"])  # a trace beside its YAML
+        return OmegaConf.to_yaml(node)
+    if group in ("system", "experiment") and "@package" not in content:
+        content = f"# @package _global_\n{content}"
     return content
+
+
+def _check_alone(group: str, node: DictConfig, path: Path) -> None:
+    """Let those who will read a model, platform or policy read it now, so that errors name the file."""
+    if group == "model":
+        from simulator.model import ModelSpec
+
+        ModelSpec.from_mapping(node, str(path))
+    elif group == "platform":
+        from hwmodels import Platform
+
+        Platform.from_mapping(node, str(path))
+    elif group.startswith("policy/"):
+        from experiments.policy import make_policy
+
+        make_policy(node, group.removeprefix("policy/"), str(path))
+
+
+def _check_keys(node: DictConfig, path: Path, structure: type) -> None:
+    """Raise ConfigError naming the file if it has keys, or values of types, that the schema does not know."""
+    kept = OmegaConf.masked_copy(node, [key for key in node if key not in ("defaults", "hydra")])  # type: ignore[misc]
+    try:
+        OmegaConf.merge(OmegaConf.structured(structure), kept)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {explain(error, [], _known_keys(), choices(), {})}") from None
 
 
 def read_yaml(path: Path) -> DictConfig:

@@ -10,6 +10,7 @@ _WORDS = {
     "Integer": "a whole number",
     "Float": "a number",
     "Boolean": "true or false",
+    "bool": "true or false",
     "String": "text",
 }
 
@@ -60,15 +61,17 @@ def explain(
         return f"there is no group or file '{match.group(1)}'{did_you_mean(match.group(1), groups)}"
     given = getattr(error, "override", None)
     if type(error).__name__ == "OverrideParseException" and given is not None:
-        return f"cannot read '{given}'; expected key=value, such as workload.batch_size=4."
+        return (
+            f"cannot read '{given}'; expected key=value, with the value in quotes if it has blanks or odd characters."
+        )
     if match := re.search(r"Ambiguous value for argument '(.*?)'\n", message):
         return f"'{match.group(1)}' gives several values; add -m to run each of them."
-    if match := re.search(r"Could not (?:override|delete from config|append to config)\.? ?'?([^'\s]+)'?", message):
-        return _unknown(match.group(1).rstrip("."), overrides, keys, groups)
     if match := re.search(r"Key '([^']+)' (?:not in|is not in)", detail):
         full = re.search(r"full_key: (\S+)", detail)
         return _unknown(full.group(1) if full else match.group(1), overrides, keys, groups)
-    if match := re.search(r"Value '(.*?)' of type '.*?' could not be converted to (\w+)", detail):
+    if match := re.search(r"Could not (?:override|delete from config|append to config)\.? ?'?([^'\s]+)'?", message):
+        return _unknown(match.group(1).rstrip("."), overrides, keys, groups)
+    if match := re.search(r"Value '(.*?)' (?:of type '.*?' could not be converted to|is not a valid) (\w+)", detail):
         value, kind = match.groups()
         at = re.search(r"full_key: (\S+)", detail)
         where = f"{at.group(1)}={value}" if at else _named(message, overrides) or f"'{value}'"
@@ -79,7 +82,12 @@ def explain(
     if "is not Optional" in detail:
         return f"{_named(message, overrides) or one_sentence(detail)}: this key must have a value."
     if match := re.search(r"Missing mandatory value: (\S+)", detail):
-        return f"{match.group(1)}: this key has no value; give it one."
+        full = re.search(r"full_key: (\S+)", detail)
+        return f"{full.group(1) if full else match.group(1)}: this key has no value; give it one."
+    if "Config group override must be" in detail:
+        pairs = [item.lstrip("+").partition("=") for item in overrides]
+        group, _, value = next((pair for pair in pairs if pair[0] in groups and pair[2] == "null"), pairs[0])
+        return f"{group}={value}: expected the name or path of a choice{did_you_mean('', groups.get(group, ()))}"
     full = re.search(r"full_key: (\S+)", detail)
     named = _named(message, overrides) or (full.group(1) if full else " ".join(overrides))
     return f"{named}: {one_sentence(detail)}"

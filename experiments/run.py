@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib
-import inspect
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.explain import ConfigError, one_sentence
+from experiments.explain import ConfigError
+from experiments.policy import make_policy
 from experiments.schema import roles
 from hwmodels import Platform
-from hwmodels.strict import strict
 from simulator.model import ModelSpec
 from simulator.plan import Workload
-from simulator.policies import Policy
 from simulator.scenario import Scenario, Settings, System
 from traces import data_path, open_trace
 
@@ -44,7 +38,7 @@ def scenario_from_config(cfg: DictConfig) -> Scenario:
 
     Raises ModelError, PlatformError, TraceError or ConfigError, one sentence each.
     """
-    _check_numbers(cfg)
+    check_numbers(cfg)
     settings = Settings(
         cache_bytes=_bytes(cfg.cache_gib),
         host_cache_bytes=_bytes(cfg.host_cache_gib),
@@ -57,7 +51,9 @@ def scenario_from_config(cfg: DictConfig) -> Scenario:
         model=ModelSpec.from_mapping(cfg.model, f"model {cfg.model.get('name', '')}".strip()),
         trace=open_trace(data_path(cfg.trace.path)),
         platform=Platform.from_mapping(cfg.platform, f"platform {cfg.platform.get('name', '')}".strip()),
-        system=System(name=cfg.system.name or "custom", **{role: policy(cfg.policy[role], role) for role in roles()}),
+        system=System(
+            name=cfg.system.name or "custom", **{role: make_policy(cfg.policy[role], role) for role in roles()}
+        ),
         workload=Workload(**cfg.workload),
         settings=settings,
     )
@@ -77,58 +73,18 @@ def _bytes(gib: float | None) -> int | None:
     return None if gib is None else round(gib * GIB)
 
 
-def _check_numbers(cfg: DictConfig) -> None:
+def check_numbers(cfg: DictConfig) -> None:
+    """Raise ConfigError for values that no run can have, whatever the model and platform."""
     for key, least in _AT_LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value < least:
             raise ConfigError(f"{key} is {value}; expected at least {least}.")
+    if not cfg.out and (not cfg.name.strip() or ".." in Path(cfg.name).parts):
+        raise ConfigError(f"name is '{cfg.name}'; expected text that can name a folder.")
     for key in ("cache_gib", "host_cache_gib"):
         value = cfg[key]
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{key} is {value}; expected a size above 0 in GiB, or null.")
-
-
-# ---- policies
-
-
-def policy(node: Mapping[str, Any], role: str) -> Callable[[], Any]:
-    """The factory of a policy from its `_target_` and parameters.
-
-    Raises ConfigError if the class cannot be found, plays another role, or does not take the parameters.
-    """
-    where = f"policy.{role}"
-    values = {str(key): value for key, value in node.items()}
-    target = values.pop("_target_", None)
-    kind = policy_class(target, role)
-    signature = inspect.signature(kind)
-    hints = get_type_hints(kind.__init__) if signature.parameters else {}
-    if values and not signature.parameters:
-        raise ConfigError(f"{where}: unknown field '{next(iter(values))}'; {kind.__name__} takes none.")
-    members: list[Any] = []
-    for name, parameter in signature.parameters.items():
-        default = parameter.default
-        hint = hints.get(name, Any)
-        members.append((name, hint) if default is parameter.empty else (name, hint, field(default=default)))
-    parameters: Any = strict(make_dataclass(kind.__name__, members), values, where, ConfigError)
-    chosen = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
-    make = functools.partial(kind, **chosen)
-    make()  # a value it refuses is refused here
-    return make
-
-
-def policy_class(target: Any, role: str) -> type[Policy]:
-    """The class that `_target_` names. Raises ConfigError if there is none, or it plays another role."""
-    where = f"policy.{role}._target_"
-    if not isinstance(target, str):
-        raise ConfigError(f"{where}: expected the class of the policy, such as simulator.policies.cache.lru.Lru.")
-    module, _, name = target.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing somebody's module may raise anything
-        raise ConfigError(f"{where}: cannot load '{target}': {one_sentence(error)}") from None
-    if not (inspect.isclass(kind) and issubclass(kind, roles()[role])):
-        raise ConfigError(f"{where}: '{target}' is no {roles()[role].__name__}.")
-    return kind
 
 
 # ---- run folders
@@ -156,8 +112,10 @@ def check_folder(folder: Path, ours: Collection[str] = FILES) -> None:
     if strange:
         raise ConfigError(f"out={folder}: the folder holds '{strange[0]}', which is no part of a run; choose another.")
     parent = next(path for path in (folder.parent, *folder.parent.parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"out={folder}: cannot write in {parent}; choose another folder with out=...")
+    try:
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise ConfigError(f"out={folder}: cannot write in {parent} ({(error.strerror or '').lower()}).") from None
 
 
 @contextmanager

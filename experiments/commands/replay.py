@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.catalogue import load
 from experiments.compose import choices, is_path
 from experiments.explain import ConfigError, did_you_mean
-from experiments.run import policy, write_table
+from experiments.policy import make_policy
+from experiments.run import write_table
 from experiments.table import percent, size
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ def main(options: argparse.Namespace) -> int:
         raise ConfigError(f"--rows {rows_file}: expected a file ending in {' or '.join(ROW_SUFFIXES)}.")
     if rows_file is not None and not rows_file.parent.is_dir():
         raise ConfigError(f"--rows {rows_file}: there is no folder {rows_file.parent}.")
-    make_cache = policy(load("policy/cache", _choice("policy/cache", options.policy, "--policy")), "cache")
+    choice = _choice("policy/cache", options.policy, "--policy")
+    if is_path(choice):
+        sys.path.append(str(Path(choice).expanduser().parent.resolve()))  # where its class may live
+    make_cache = make_policy(load("policy/cache", choice), "cache", f"--policy {choice}")
     trace = _trace(options.trace)
     meta = trace.meta
     layer_bytes = _layer_bytes(trace, options)
@@ -113,6 +118,6 @@ def _write_rows(result: ReplayResult, plan: Plan, experts: int, path: Path) -> N
 
     step, layer, blob, hit = np.concatenate(result.rows).T
     prefill = np.array([planned.prefill for planned in plan])
-    phase = pd.Categorical.from_codes(np.where(prefill[step], 0, 1), ["prefill", "decode"])
+    phase = np.where(prefill[step], "prefill", "decode")
     table = pd.DataFrame({"step": step, "phase": phase, "layer": layer, "expert": blob % experts, "hit": hit})
-    write_table(table.astype({"phase": str}), path)
+    write_table(table, path)

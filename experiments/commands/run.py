@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from omegaconf import DictConfig
 
 from experiments.compose import compose_config, expand
-from experiments.run import check_folder, run_config, run_folder, write_result
+from experiments.run import check_folder, check_numbers, run_config, run_folder, write_result
 from experiments.table import summary_table
 
 
@@ -25,6 +25,7 @@ def main(options: argparse.Namespace) -> int:
         if label is not None:
             base = run_folder(cfg)
             cfg.out = str(base.with_name(f"{base.name}_sweep") / label)
+        check_numbers(cfg)
         check_folder(run_folder(cfg))
         configs.append(cfg)
     console = Console(highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.catalogue import describe, find, load
 from experiments.compose import chosen, is_path
-from experiments.run import policy_class
+from experiments.policy import policy_class
 from experiments.table import seconds, size
 
 if TYPE_CHECKING:

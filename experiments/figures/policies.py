@@ -44,7 +44,7 @@ def time_stacks(comparison: pd.DataFrame, stem: Path) -> list[Path]:
     comparison: one row per system with `name`, `tpot_s` and a column `<cause>_share` for each cause.
     """
     ordered = comparison.sort_values(["tpot_s", "name"], ascending=[False, False])
-    causes = [column.removesuffix("_share") for column in comparison if column.endswith("_share")]
+    causes = [name.removesuffix("_share") for name in map(str, comparison.columns) if name.endswith("_share")]
     causes = [cause for cause in causes if (ordered[f"{cause}_share"] > 0.002).any()]
     causes.sort(key=lambda cause: -ordered[f"{cause}_share"].mean())
     order = {cause: place for place, cause in enumerate(CAUSES)}

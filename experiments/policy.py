@@ -1,0 +1,55 @@
+"""From a policy's configuration, `_target_` and parameters, to what makes it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields, make_dataclass
+from typing import Any, get_type_hints
+
+from experiments.explain import ConfigError, one_sentence
+from experiments.schema import roles
+from hwmodels.strict import strict
+from simulator.policies import Policy
+
+
+def make_policy(node: Mapping[Any, Any], role: str, where: str = "") -> Callable[[], Any]:
+    """The factory of a policy from its `_target_` and parameters; `where` names the place in messages.
+
+    Raises ConfigError if the class cannot be found, plays another role, or does not take the parameters.
+    """
+    where = where or f"policy.{role}"
+    values = {str(key): value for key, value in node.items()}
+    target = values.pop("_target_", None)
+    kind = policy_class(target, role, where)
+    signature = inspect.signature(kind)
+    hints = get_type_hints(kind.__init__) if signature.parameters else {}
+    if values and not signature.parameters:
+        raise ConfigError(f"{where}: unknown field '{next(iter(values))}'; {kind.__name__} takes none.")
+    members: list[Any] = []
+    for name, parameter in signature.parameters.items():
+        default = parameter.default
+        hint = hints.get(name, Any)
+        members.append((name, hint) if default is parameter.empty else (name, hint, field(default=default)))
+    parameters: Any = strict(make_dataclass(kind.__name__, members), values, where, ConfigError)
+    chosen = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
+    make = functools.partial(kind, **chosen)
+    make()  # a value it refuses is refused here
+    return make
+
+
+def policy_class(target: Any, role: str, where: str = "") -> type[Policy]:
+    """The class that `_target_` names. Raises ConfigError if there is none, or it plays another role."""
+    where = f"{where or f'policy.{role}'}: field '_target_'"
+    if not isinstance(target, str):
+        raise ConfigError(f"{where} must name the class of the policy, such as simulator.policies.cache.lru.Lru.")
+    module, _, name = target.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing somebody's module may raise anything
+        raise ConfigError(f"{where} names '{target}', which cannot be loaded: {one_sentence(error)}") from None
+    if not (inspect.isclass(kind) and issubclass(kind, roles()[role])):
+        raise ConfigError(f"{where} names '{target}', which is no {roles()[role].__name__}.")
+    return kind
