@@ -189,9 +189,10 @@ class Worker(Stream):
                 on_cpu = [self._cpu.submit(layer, blob, tokens[blob] if tokens else 1, t) for blob in elsewhere]
                 record.on_cpu += len(on_cpu)
                 counters[3] += len(on_cpu)
-            for transfer in late:
-                if transfer.state == ACTIVE:  # what already flows is not displaced by its own layer
-                    fabric.promote(transfer, t)
+            if self._prefetch.promotes:
+                for transfer in late:
+                    if transfer.state == ACTIVE:  # what already flows is not displaced by its own layer
+                        fabric.promote(transfer, t)
             here = [blob for blob in blobs if blob not in elsewhere] if elsewhere else blobs
             partition.cache.on_layer(here, loads, view)
             if loads:
@@ -203,8 +204,9 @@ class Worker(Stream):
         elif blobs:
             partition.cache.on_layer(blobs, (), view)
         if late:
-            for transfer in late:
-                fabric.promote(transfer, t)
+            if self._prefetch.promotes:
+                for transfer in late:
+                    fabric.promote(transfer, t)
             record.late += len(late)
             counters[1] += len(late)
         if guesses:

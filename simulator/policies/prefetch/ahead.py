@@ -4,8 +4,9 @@ from simulator.policies.prefetch.base import PrefetchPolicy
 class FetchAhead(PrefetchPolicy):
     """Fetches what is expected and missing, while fewer than `max_queued` transfers wait (null: always)."""
 
-    def __init__(self, max_queued: int | None = None, cancel: bool = True) -> None:
+    def __init__(self, max_queued: int | None = None, promote: bool = True, cancel: bool = True) -> None:
         self._max_queued = max_queued
+        self.promotes = promote
         self.cancels = cancel
 
     def choose(self, missing, queued):

@@ -13,9 +13,11 @@ class PrefetchPolicy(Policy):
     choose(missing, queued)  `missing`: guessed blobs that are neither resident nor in flight, most
                              likely first; `queued`: transfers that wait or run on the copy lane.
                              Returns those to fetch now, in order.
+    promotes                 whether a fetch that its layer now waits for becomes urgent; else it keeps its place
     cancels                  whether a fetch whose layer has run without it is cancelled
     """
 
+    promotes = True
     cancels = True
 
     def choose(self, missing: Sequence[int], queued: int) -> Sequence[int]:
