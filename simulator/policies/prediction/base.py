@@ -43,13 +43,16 @@ def require_width(width: int | None) -> None:
 def most_likely(scores: np.ndarray, width: int) -> np.ndarray:
     """Indices of the `width` largest of integer scores [..., n], best first, ties to the lower index.
 
-    Scores are made unique before they are partitioned, so the answer is the same on every machine.
+    Each score is joined with its index into one unique integer before they are partitioned, so the
+    answer is the same on every machine. `scores` must stay below 2^63 / n.
     """
     count = scores.shape[-1]
-    keys = scores.astype(np.int64) * count + np.arange(count - 1, -1, -1)
-    best = np.argpartition(-keys, width - 1, axis=-1)[..., :width]
-    order = np.argsort(-np.take_along_axis(keys, best, axis=-1), axis=-1)
-    return np.take_along_axis(best, order, axis=-1)
+    keys = scores.astype(np.int64)
+    keys *= count
+    keys += np.arange(count - 1, -1, -1)
+    best = np.partition(keys, count - width, axis=-1)[..., count - width :]
+    best.sort(axis=-1)
+    return count - 1 - best[..., ::-1] % count
 
 
 def next_layers(experts: np.ndarray, following: np.ndarray, distance: int) -> np.ndarray:

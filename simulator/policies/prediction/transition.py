@@ -24,26 +24,22 @@ class TransitionPrediction(PredictionPolicy):
         self._width = min(self._asked_width or context.top_k, experts)
         counts = np.zeros((layers, experts, experts))
         for request in context.training():
-            for layer in range(layers):
-                here = _chosen(request.experts[:, layer], experts)
-                if layer + 1 < layers:
-                    counts[layer] += here.T @ _chosen(request.experts[:, layer + 1], experts)
-                elif request.tokens > 1:
-                    counts[layer] += here[:-1].T @ _chosen(request.experts[1:, 0], experts)
+            chosen = _chosen(request.experts, experts)
+            counts[:-1] += chosen[:-1].transpose(0, 2, 1) @ chosen[1:]
+            counts[-1] += chosen[-1, :-1].T @ chosen[0, 1:]  # on to the next token
         counts += self._smoothing
         totals = counts.sum(axis=2, keepdims=True)
         self._table = np.rint(_SCALE * np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0))
 
     def guess(self, rows, following):
-        guesses = np.empty((rows.tokens, rows.experts.shape[1], self._width), dtype=np.int64)
-        for layer in range(guesses.shape[1]):
-            scores = _chosen(rows.experts[:, layer], self._experts) @ self._table[layer]
-            guesses[:, layer] = most_likely(scores, self._width)
+        scores = _chosen(rows.experts, self._experts) @ self._table
+        guesses = most_likely(scores, self._width).transpose(1, 0, 2)
         return as_blobs(guesses, 1, self._experts)
 
 
 def _chosen(ids, experts):
-    """[tokens, top_k] expert ids (-1: none) -> [tokens, experts] of 0 and 1."""
-    one_hot = np.zeros((len(ids), experts + 1))
-    np.put_along_axis(one_hot, ids.astype(np.int64), 1.0, axis=1)
-    return one_hot[:, :experts]
+    """[tokens, layers, top_k] expert ids (-1: none) -> [layers, tokens, experts] of 0 and 1."""
+    tokens, layers, _ = ids.shape
+    one_hot = np.zeros((layers, tokens, experts + 1))
+    one_hot[np.arange(layers)[None, :, None], np.arange(tokens)[:, None, None], ids] = 1.0
+    return one_hot[:, :, :experts]
