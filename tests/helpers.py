@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def shipped(kind: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((CONF / kind / f"{name}.yaml").read_text())
 
 
+@cache
 def tiny_model(layers: int = 2, experts: int = 4, top_k: int = 2, **fields: Any) -> ModelSpec:
     """Every layer routed; an expert has EXPERT_BYTES."""
     return ModelSpec.from_mapping(
@@ -53,6 +55,7 @@ def tiny_model(layers: int = 2, experts: int = 4, top_k: int = 2, **fields: Any)
     )
 
 
+@cache
 def tiny_platform(
     workers: int = 1,
     *,
@@ -64,12 +67,15 @@ def tiny_platform(
     home: str = "dram",
     ssd_bytes_per_s: float = 5e8,
     ssd_latency_s: float = 2e-6,
-    ssd_table: Sequence[dict[str, float]] = (),
+    ssd_table: tuple[tuple[int, int, float], ...] = (),
     peer_bytes_per_s: float = 2e9,
     peer_latency_s: float = 1e-6,
     cpu_flop_per_s: float = 1e12,
 ) -> Platform:
-    """GPUs behind one switch (or one GPU on its own link), host CPU, DRAM and SSD; copies reach their full rate."""
+    """GPUs behind one switch (or one GPU on its own link), host CPU, DRAM and SSD; copies reach their full rate.
+
+    ssd_table: (active requests, bytes of each, bytes/s of all).
+    """
     gpus = {
         f"gpu{i}": {
             "kind": "gpu",
@@ -133,7 +139,10 @@ def tiny_platform(
                     "memory_read_bytes_per_s": ssd_bytes_per_s,
                     "memory_latency_s": ssd_latency_s,
                     "memory_efficiency": {"copy": 1.0},
-                    "read_bytes_per_s_table": list(ssd_table),
+                    "read_bytes_per_s_table": [
+                        {"active_requests": active, "request_bytes": size, "bytes_per_s": rate}
+                        for active, size, rate in ssd_table
+                    ],
                     "source": "made up",
                 },
             },
