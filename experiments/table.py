@@ -24,11 +24,12 @@ CAUSES = {
 
 
 def seconds(value: float) -> str:
-    """A duration with a fitting unit: 1.23 s, 19.5 ms, 4.0 us."""
+    """A duration with a fitting unit and three digits: 1.23 s, 19.5 ms, 4.00 us."""
     for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
         if value * factor >= 1 or unit == "us":
-            return f"{value * factor:.3g} {unit}" if value * factor < 1000 else f"{value * factor:.0f} {unit}"
-    raise AssertionError("unreachable")
+            break
+    number = value * factor
+    return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {unit}"
 
 
 def size(value: float) -> str:

@@ -13,7 +13,6 @@ from experiments.table import percent, seconds
 
 def main(options: argparse.Namespace) -> int:
     """Run the demonstration, print its comparison, and say what was written."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -27,9 +26,9 @@ def main(options: argparse.Namespace) -> int:
     )
     with progress_bar([*systems, *curves], hidden=False) as track:
         comparison = make_demo(folder, systems, curves, track)
-    table = Table(title="fastest first", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="fastest first", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("system", no_wrap=True)
-    for column in ("tokens/s", "TPOT", "hit rate", "PCIe GB\nper token", "waiting\nfor PCIe", "share of\nclairvoyant"):
+    for column in ("tokens/s", "TPOT", "hit rate", "PCIe GB\nper token", "waiting\nfor PCIe", "of clair-\nvoyant"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in comparison.to_dict("records"):
         table.add_row(

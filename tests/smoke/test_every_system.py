@@ -1,0 +1,119 @@
+"""Every system, platform and shipped trace runs, from the command line to the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.cli import main
+from experiments.compose import choices
+from traces import RequestTrace, TraceMeta, TraceWriter
+
+FITTING = {"oneplus_15r": ("qwen3_30b_a3b", "qwen3_30b_a3b_phone")}
+DEFAULT = ("gpt_oss_20b", "gpt_oss_20b")
+MODELS = {
+    "gemma_4_26b_a4b_phone": "gemma_4_26b_a4b",
+    "gpt_oss_20b": "gpt_oss_20b",
+    "olmoe_1b_7b": "olmoe_1b_7b",
+    "qwen3_30b_a3b_phone": "qwen3_30b_a3b",
+}
+
+
+def smoke(folder: Path, *overrides: str) -> tuple[int, str]:
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        code = main(["run", "--quiet", "experiment=smoke", f"out={folder / 'run'}", *overrides])
+    return code, err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def guessed_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like OLMoE: 16 layers of 64 experts, top-8; each layer guesses the next one's experts half right."""
+    rng = np.random.default_rng(1)
+    meta = TraceMeta(
+        model="olmoe_1b_7b",
+        num_experts=64,
+        top_k=8,
+        native_top_k=8,
+        layers=tuple(range(16)),
+        guess_distances=1,
+        guess_width=8,
+    )
+    path = tmp_path_factory.mktemp("trace") / "guessed.parquet"
+    with TraceWriter(path, meta) as writer:
+        for request in range(3):
+            experts = rng.permuted(np.tile(np.arange(64), (30, 16, 1)), axis=-1)[..., :8].astype(np.int16)
+            guesses = np.roll(experts, -1, axis=1)
+            guesses[..., 4:] = rng.permuted(np.tile(np.arange(64), (30, 16, 1)), axis=-1)[..., :4]
+            guesses = distinct(guesses)
+            guesses[:, -1] = -1
+            writer.write(
+                RequestTrace(
+                    id=request,
+                    positions=np.arange(10, 40, dtype=np.int32),
+                    phases=np.ones(30, dtype=np.int8),
+                    experts=experts,
+                    guesses=guesses[:, :, None, :],
+                )
+            )
+    return path
+
+
+def distinct(guesses: np.ndarray) -> np.ndarray:
+    """Guesses named twice become empty."""
+    for row in guesses.reshape(-1, guesses.shape[-1]):
+        kept = list(dict.fromkeys(row.tolist()))
+        row[:] = kept + [-1] * (len(row) - len(kept))
+    return guesses
+
+
+@pytest.mark.parametrize(("system", "platform"), list(itertools.product(choices()["system"], choices()["platform"])))
+def test_every_system_runs_on_every_platform(system: str, platform: str, guessed_trace: Path, tmp_path: Path) -> None:
+    model, trace = FITTING.get(platform, DEFAULT)
+    if system == "lookahead_prefetch":
+        model, trace = "olmoe_1b_7b", str(guessed_trace)
+    chosen = [f"system={system}", f"platform={platform}", f"model={model}", f"trace={trace}"]
+    code, err = smoke(tmp_path, *chosen, "workload.max_decode_tokens=4")
+    if (system, platform) == ("cpu_in_place", "oneplus_15r"):
+        assert (code, err) == (
+            2,
+            "policy/execution=cpu_in_place needs a host CPU beside the worker; platform oneplus_15r has none.\n",
+        )
+    else:
+        assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("trace", choices()["trace"])
+def test_every_shipped_trace_runs(trace: str, tmp_path: Path) -> None:
+    assert smoke(tmp_path, f"trace={trace}", f"model={MODELS[trace]}", "workload.max_decode_tokens=8") == (0, "")
+
+
+def test_every_experiment_runs(tmp_path: Path) -> None:
+    for name in choices()["experiment"]:
+        common = ["workload.requests=1", "workload.max_decode_tokens=2", f"out={tmp_path / name}"]
+        assert main(["run", "--quiet", f"experiment={name}", *common]) == 0
+
+
+def test_the_demonstration_compares_nine_systems(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.demo.CURVE_GIB", (2, 4))
+    folder = tmp_path / "demo"
+    assert main(["demo", "--requests", "1", "--out", str(folder)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    for words in ("Belady", "CPU in place", "LRU + transitions", "ui.perfetto.dev"):
+        assert words in said.out
+    figures = {
+        f"{name}.{suffix}" for name in ("tokens_per_s", "time_per_token", "cache_size") for suffix in ("png", "pdf")
+    }
+    assert {path.name for path in (folder / "figures").iterdir()} == figures
+    lines = (folder / "comparison.csv").read_text().splitlines()
+    assert len(lines) == 1 + 9
+    speeds = [float(line.split(",")[1]) for line in lines[1:]]
+    assert speeds == sorted(speeds, reverse=True)
