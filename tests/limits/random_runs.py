@@ -34,6 +34,11 @@ from simulator.result import Result
 from tests.helpers import EXPERT_BYTES, random_trace, run, system, tiny_model, tiny_platform
 
 CACHES = (Lru, Lfu, partial(Lfu, history=True), Fifo, S3Fifo, Popularity, RandomEviction, Belady)
+STUBBORN = (
+    partial(FetchAhead, cancel=False),
+    partial(FetchAhead, promote=False),
+    partial(FetchAhead, promote=False, cancel=False),
+)
 FLASH = ((1, 4096, 1e8), (1, 16384, 2e8), (4, 4096, 3e8), (4, 16384, 5e8))
 
 
@@ -110,7 +115,7 @@ def cases(draw: Any, workers: tuple[int, ...] = (1, 1, 2), homes: tuple[str, ...
             "slots": slots,
             "placement": pick(ColdStart, PopularFirst),
             "prediction": pick(*guessers, RecallPrediction, partial(RecallPrediction, 0.5), *oracles, *oracles),
-            "prefetch": pick(FetchAhead, partial(FetchAhead, 2), partial(FetchAhead, None, False), NoPrefetch),
+            "prefetch": pick(FetchAhead, partial(FetchAhead, 2), *STUBBORN, NoPrefetch),
             "execution": pick(FetchToGpu, partial(CpuInPlace, pick(1, 2, 32))) if home == "dram" else FetchToGpu,
         },
         workload=Workload(requests=requests, batch_size=pick(1, requests)),
