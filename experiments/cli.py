@@ -97,6 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{place}{(error.strerror or str(error)).rstrip('.').lower()}.")
     except (ValueError, MemoryError) as error:  # every error of the packages is a ValueError
         return _refuse(str(error) or "out of memory.")
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("omegaconf", "hydra"):
+            raise  # a defect of ours, or of a policy of the user's own: the traceback is what helps
+        return _refuse(f"{str(error).strip().splitlines()[0].rstrip('.')}.")
 
 
 def _refuse(message: str) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, fields, make_dataclass
 from typing import Any, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf
+
 from experiments.explain import ConfigError, one_sentence
 from experiments.schema import roles
 from hwmodels.strict import strict
@@ -21,7 +23,9 @@ def make_policy(node: Mapping[Any, Any], role: str, where: str = "") -> Callable
     Raises ConfigError if the class cannot be found, plays another role, or does not take the parameters.
     """
     where = where or f"policy.{role}"
-    values = {str(key): value for key, value in node.items()}
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    assert isinstance(plain, Mapping)
+    values = {str(key): value for key, value in plain.items()}
     target = values.pop("_target_", None)
     kind = policy_class(target, role, where)
     signature = inspect.signature(kind)

@@ -12,9 +12,12 @@ from experiments.compose import CONF, choices
 
 SHORT = ["experiment=smoke", "workload.max_decode_tokens=1", "workload.requests=1", "reference=false"]
 KEYS = """
-seed cache_gib host_cache_gib timeline name workload.batch_size workload.requests workload.first_request
-workload.synthetic_prefill workload.warmup_requests settings.chunk_bytes settings.workspace_bytes model.layers model.top_k model.experts model.attention
-platform.home platform.workers platform.devices platform.links trace.path policy.cache policy.prediction policy.cache._target_
+seed cache_gib host_cache_gib timeline
+name workload.batch_size workload.requests workload.first_request
+workload.synthetic_prefill workload.warmup_requests settings.chunk_bytes settings.workspace_bytes
+model.layers model.top_k model.experts model.attention
+platform.home platform.workers platform.devices platform.links
+trace.path policy.cache policy.prediction policy.cache._target_
 model.experts_bits platform.devices.gpu0.kind
 """
 VALUES = [
@@ -66,7 +69,7 @@ def one_line(call: Callable, overrides: list[str]) -> None:
 def test_mutated_overrides(call: Callable, seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(14):
-        key, value = rng.choice(KEYS.split()), rng.choice(VALUES.split())
+        key, value = rng.choice(KEYS.split()), rng.choice(VALUES)
         group = rng.choice(GROUPS)
         override = rng.choice(
             [
@@ -99,9 +102,7 @@ def test_mutated_files(call: Callable, tmp_path: Path, group: str) -> None:
                     lambda t=text, p=place: t[:p] or "a: 1\n",
                     lambda ls=lines, n=line: "".join(ls[:n] + ls[n + 1 :]) or "a: 1\n",
                     lambda ls=lines, n=line: "".join(ls[:n] + [ls[n]] + ls[n:]),
-                    lambda ls=lines, n=line: "".join(
-                        [*ls[:n], ls[n].split(":")[0] + f": {rng.choice(VALUES.split())}\n"]
-                    ),
+                    lambda ls=lines, n=line: "".join([*ls[:n], ls[n].split(":")[0] + f": {rng.choice(VALUES)}\n"]),
                 ]
             )()
         path = tmp_path / f"{number}.yaml"

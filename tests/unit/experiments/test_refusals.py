@@ -156,6 +156,12 @@ def test_a_model_without_what_it_needs_names_the_file(refuses: Refuses, tmp_path
     refuses(f"{tmp_path}/my.yaml: field 'name' is missing.", f"model={tmp_path}/my.yaml")
 
 
+def test_a_policy_file_with_a_gap_names_the_file(refuses: Refuses, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("_target_: ???\n")
+    sentence = f"{tmp_path}/my.yaml: field '_target_' names '???', which cannot be loaded: Empty module name."
+    refuses(sentence, f"policy/cache={tmp_path}/my.yaml")
+
+
 def test_a_policy_module_that_fails_says_how(refuses: Refuses, tmp_path: Path) -> None:
     (tmp_path / "failing_policy.py").write_text("raise RuntimeError('no licence\\nhere')\n")
     (tmp_path / "my.yaml").write_text("_target_: failing_policy.Mine\n")
