@@ -56,6 +56,19 @@ def tiny_model(layers: int = 2, experts: int = 4, top_k: int = 2, **fields: Any)
 
 
 @cache
+def tiny_phone(
+    *, ssd_latency_s: float = 2e-6, ssd_table: tuple[tuple[int, int, float], ...] = (), launch_s: float = 1e-6
+) -> Platform:
+    """A CPU that computes from DRAM and reads experts from flash at 1 GB/s, one hop."""
+    host = tiny_platform(
+        home="ssd", ssd_bytes_per_s=1e9, ssd_latency_s=ssd_latency_s, ssd_table=ssd_table, launch_s=launch_s
+    )
+    devices = {name: host.devices[name] for name in ("cpu", "dram", "ssd")}
+    links = tuple(link for link in host.links if link.name == "nvme")
+    return Platform(name="phone", devices=devices, links=links, workers=("cpu",), home="ssd", cpu=None)
+
+
+@cache
 def tiny_platform(
     workers: int = 1,
     *,
@@ -152,7 +165,12 @@ def tiny_platform(
 
 
 def tiny_trace(
-    requests: Sequence[Any], experts: int = 4, *, prompts: Sequence[int] | None = None, guesses: bool = False
+    requests: Sequence[Any],
+    experts: int = 4,
+    *,
+    prompts: Sequence[int] | None = None,
+    guesses: bool = False,
+    expert_bytes: tuple[int, ...] | None = None,
 ) -> Trace:
     """A trace from [request][token][layer][slot] expert ids; the first `prompts[i]` tokens of request i are prompt.
 
@@ -168,6 +186,7 @@ def tiny_trace(
         layers=tuple(range(layers)),
         guess_distances=int(guesses),
         guess_width=top_k if guesses else 0,
+        expert_bytes=expert_bytes,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.parquet"
@@ -205,14 +224,22 @@ class _Kept:
 
 
 def random_trace(
-    seed: int, requests: int, tokens: int, layers: int, experts: int, top_k: int, prompt: int = 0, guesses: bool = True
+    seed: int,
+    requests: int,
+    tokens: int,
+    layers: int,
+    experts: int,
+    top_k: int,
+    prompt: int = 0,
+    guesses: bool = True,
+    expert_bytes: tuple[int, ...] | None = None,
 ) -> Trace:
     """Uniform routing; request i has `tokens + i` tokens."""
     rng = np.random.default_rng(seed)
     ids = [
         np.argsort(rng.random((tokens + i, layers, experts)), axis=2)[:, :, :top_k].tolist() for i in range(requests)
     ]
-    return tiny_trace(ids, experts, prompts=[prompt] * requests, guesses=guesses)
+    return tiny_trace(ids, experts, prompts=[prompt] * requests, guesses=guesses, expert_bytes=expert_bytes)
 
 
 def system(**roles: Callable[[], Any]) -> System:

@@ -31,7 +31,7 @@ from simulator.policies.prefetch.none import NoPrefetch
 from simulator.policies.slots.uniform import UniformSlots
 from simulator.policies.slots.whole import GlobalSlots
 from simulator.result import Result
-from tests.helpers import EXPERT_BYTES, random_trace, run, system, tiny_model, tiny_platform
+from tests.helpers import EXPERT_BYTES, random_trace, run, system, tiny_model, tiny_phone, tiny_platform
 
 CACHES = (Lru, Lfu, partial(Lfu, history=True), Fifo, S3Fifo, Popularity, RandomEviction, Belady)
 STUBBORN = (
@@ -44,7 +44,7 @@ FLASH = ((1, 4096, 1e8), (1, 16384, 2e8), (4, 4096, 3e8), (4, 16384, 5e8))
 
 @dataclass(frozen=True)
 class Case:
-    """A scenario as plain values, so that a failing example can be read."""
+    """A scenario as plain values, so that a failing example can be read. No workers: a phone."""
 
     shape: tuple[int, int, int]  # layers, experts, top_k
     trace: dict[str, Any]
@@ -60,7 +60,7 @@ class Case:
         return run(
             tiny_model(layers, experts, top_k),
             random_trace(layers=layers, experts=experts, top_k=top_k, **self.trace),
-            tiny_platform(self.workers, **self.platform),
+            tiny_platform(self.workers, **self.platform) if self.workers else tiny_phone(**self.platform),
             system(**self.roles),
             self.workload,
             **{**self.settings, **settings},
@@ -68,16 +68,25 @@ class Case:
 
 
 @st.composite
-def cases(draw: Any, workers: tuple[int, ...] = (1, 1, 2), homes: tuple[str, ...] = ("dram", "dram", "ssd")) -> Case:
+def cases(
+    draw: Any,
+    workers: tuple[int, ...] = (0, 1, 1, 2, 3),
+    homes: tuple[str, ...] = ("dram", "dram", "ssd"),
+    mixed_sizes: bool = True,
+) -> Case:
     """Any scenario; `groups` larger than the cache, late prefetches and cancelled ones included."""
 
     def pick(*options: Any) -> Any:
         return draw(st.sampled_from(options))
 
     layers, experts, top_k = pick(1, 2, 3), pick(4, 6), pick(1, 2, 3)
-    requests, home = pick(1, 2, 4), pick(*homes)
+    requests, count = pick(1, 2, 4), pick(*workers)
+    home = pick(*homes) if count else "ssd"
     oracles = [partial(OraclePrediction, distance) for distance in range(1, layers + 1)]
     guessers = (NoPrediction, TransitionPrediction, PopularityPrediction, LookaheadPrediction)
+    sizes = (EXPERT_BYTES,) * layers
+    if mixed_sizes and pick(False, False, True):
+        sizes = tuple(pick(EXPERT_BYTES, EXPERT_BYTES // 2, EXPERT_BYTES // 3) for _ in range(layers))
     slots = pick(GlobalSlots, GlobalSlots, UniformSlots)
     room = pick(1, 2, 3, 4, 6, 8, layers * experts)
     settings = {
@@ -86,8 +95,19 @@ def cases(draw: Any, workers: tuple[int, ...] = (1, 1, 2), homes: tuple[str, ...
         "io_threads": pick(1, 2, 4),
         "seed": draw(st.integers(0, 100)),
     }
-    if home == "ssd":
+    if count and home == "ssd":
         settings["host_cache_bytes"] = pick(1, 3, layers * experts) * EXPERT_BYTES
+    platform = {"launch_s": pick(0, 1e-6), "ssd_latency_s": pick(0, 2e-6, 8e-5), "ssd_table": pick((), FLASH)}
+    if count:
+        platform |= {
+            "link_bytes_per_s": pick(1e8, 1e9, 1e10, 3e12),
+            "link_latency_s": pick(0, 1e-6, 1e-5),
+            "gpu_bytes_per_s": pick(1e9, 1e10, 1e12),
+            "dram_bytes_per_s": pick(5e8, 4e9, 1e11),
+            "home": home,
+            "peer_latency_s": pick(0, 1e-6),
+            "peer_bytes_per_s": pick(1e8, 1e12),
+        }
     return Case(
         shape=(layers, experts, top_k),
         trace={
@@ -95,20 +115,10 @@ def cases(draw: Any, workers: tuple[int, ...] = (1, 1, 2), homes: tuple[str, ...
             "requests": requests + 1,  # one for policies that learn
             "tokens": pick(4, 6),
             "prompt": pick(0, 0, 3),
+            "expert_bytes": sizes,
         },
-        workers=pick(*workers),
-        platform={
-            "link_bytes_per_s": pick(1e8, 1e9, 1e10, 3e12),
-            "link_latency_s": pick(0, 1e-6, 1e-5),
-            "gpu_bytes_per_s": pick(1e9, 1e10, 1e12),
-            "dram_bytes_per_s": pick(5e8, 4e9, 1e11),
-            "launch_s": pick(0, 1e-6),
-            "home": home,
-            "ssd_latency_s": pick(0, 2e-6),
-            "ssd_table": pick((), FLASH),
-            "peer_latency_s": pick(0, 1e-6),
-            "peer_bytes_per_s": pick(1e8, 1e12),
-        },
+        workers=count,
+        platform=platform,
         roles={
             "cache": pick(*CACHES),
             "host_cache": pick(Lru, Fifo, Lfu),

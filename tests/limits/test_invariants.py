@@ -118,7 +118,7 @@ def test_no_run_is_faster_than_physics(case: Case):
 
 
 @EXAMPLES
-@given(cases(workers=(1,), homes=("dram",)))
+@given(cases(workers=(1,), homes=("dram",), mixed_sizes=False))
 def test_no_run_that_fetches_is_faster_than_the_clairvoyant_reference_where_its_groups_fit(case: Case):
     """Experts of one size. A group that is larger than the cache streams, which the reference does not follow."""
     result = case.run()

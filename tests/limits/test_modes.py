@@ -35,14 +35,14 @@ def moved_by_the_end(result: Result) -> list[tuple[str, int, bool, int, int, int
 
 
 @EXAMPLES
-@given(cases(workers=(1,)))
-def test_on_one_gpu(case: Case):
+@given(cases(workers=(0, 1, 1, 1)))
+def test_on_one_gpu_or_a_phone(case: Case):
     assert_equal(case.run(), case.run(stepwise=True))
 
 
 @EXAMPLES
-@given(cases(workers=(2,)))
-def test_on_two_gpus_behind_one_switch(case: Case):
+@given(cases(workers=(2, 2, 3)))
+def test_on_several_gpus_behind_one_switch(case: Case):
     assert_equal(case.run(), case.run(stepwise=True))
 
 
