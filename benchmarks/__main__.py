@@ -96,8 +96,11 @@ def start_up() -> float:
     """CPU seconds of a fresh process from import to the first event of the default run."""
     code = (
         "import time\n"
-        "from experiments.cli import first_event\n"
-        "first_event(['experiment=smoke'])\n"
+        "from experiments.compose import compose_config\n"
+        "from experiments.run import scenario_from_config\n"
+        "from simulator.build import build\n"
+        "run = build(scenario_from_config(compose_config(['experiment=smoke'])))\n"
+        "run.clock.process(run.workers[0].process())\n"
         "print(time.process_time())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -175,9 +175,12 @@ class Worker(Stream):
         counters = self.layer_counts[record.prefill][layer]
         mark = len(path.ends)  # the path as it is when this layer submits its loads
         hits, late, misses = tier.look_up(blobs)
-        pins.update(blobs)
-        if self._fetched_ahead[layer]:
-            self._settle(layer, blobs, t)
+        fetched = self._fetched_ahead[layer]
+        pinned = bool(misses or late or fetched)  # else nobody will ask for room while this layer runs
+        if pinned:
+            pins.update(blobs)
+            if fetched:
+                self._settle(layer, blobs, t)
         arriving: list[Transfer] = late
         waiting: Sequence[int] = ()  # loads without room yet
         on_cpu: list[Transfer] = []
@@ -210,7 +213,13 @@ class Worker(Stream):
             record.late += len(late)
             counters[1] += len(late)
         if guesses:
-            self._fetch_ahead(guesses, t)
+            slots = tier.slots
+            expected = [blob for blob in guesses if slots[blob] is None]
+            if expected:
+                if not pinned:
+                    pinned = True
+                    pins.update(blobs)
+                self._fetch_ahead(expected, t)
 
         begin = t
         ends, parts = path.ends, path.parts
@@ -261,7 +270,8 @@ class Worker(Stream):
         self.busy_ps += busy
         if on_cpu:
             t = yield from self._join_cpu(on_cpu, tokens, t)
-        pins.difference_update(blobs)
+        if pinned:
+            pins.difference_update(blobs)
         return t
 
     def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:
@@ -357,11 +367,8 @@ class Worker(Stream):
             stuck = held is None
         return t
 
-    def _fetch_ahead(self, guesses: Sequence[int], t: int) -> None:
+    def _fetch_ahead(self, missing: Sequence[int], t: int) -> None:
         tier, slots = self.tier, self.tier.slots
-        missing = [blob for blob in guesses if slots[blob] is None]
-        if not missing:
-            return
         view = tier.view
         view.prefetching = True
         for blob in self._prefetch.choose(missing, self.loader.lane.queue_depth):

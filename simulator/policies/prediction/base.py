@@ -44,12 +44,13 @@ def most_likely(scores: np.ndarray, width: int) -> np.ndarray:
     """Indices of the `width` largest of integer scores [..., n], best first, ties to the lower index.
 
     Each score is joined with its index into one unique integer before they are partitioned, so the
-    answer is the same on every machine. `scores` must stay below 2^63 / n.
+    answer is the same on every machine. Scores must be whole, not negative, and below 2^63 / n.
     """
     count = scores.shape[-1]
-    keys = scores.astype(np.int64)
+    narrow = scores.size == 0 or scores.max() < 2**31 // count
+    keys = scores.astype(np.int32 if narrow else np.int64)
     keys *= count
-    keys += np.arange(count - 1, -1, -1)
+    keys += np.arange(count - 1, -1, -1, dtype=keys.dtype)
     best = np.partition(keys, count - width, axis=-1)[..., count - width :]
     best.sort(axis=-1)
     return count - 1 - best[..., ::-1] % count
