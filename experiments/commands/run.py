@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from omegaconf import DictConfig
 
 from experiments.compose import compose_config, expand
+from experiments.explain import ConfigError
 from experiments.run import check_folder, check_numbers, run_config, run_folder, write_result
 from experiments.table import summary_table
 
@@ -32,7 +33,10 @@ def main(options: argparse.Namespace) -> int:
     written = []
     with progress_bar(configs, options.quiet or options.json) as track:
         for number, cfg in enumerate(configs):
-            result = run_config(cfg, track(number))
+            try:
+                result = run_config(cfg, track(number))
+            except ValueError as error:
+                raise ConfigError(f"{runs[number][1]}: {error}" if options.multirun else str(error)) from None
             folder = run_folder(cfg)
             write_result(result, cfg, folder)
             entry = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import main
-from experiments.compose import choices
+from experiments.compose import choices, compose_config
 from traces import RequestTrace, TraceMeta, TraceWriter
 
 FITTING = {"oneplus_15r": ("qwen3_30b_a3b", "qwen3_30b_a3b_phone")}
@@ -103,6 +103,8 @@ def test_the_demonstration_compares_nine_systems(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.demo.CURVE_GIB", (2, 4))
+    short = ["workload.max_decode_tokens=32"]
+    monkeypatch.setattr("experiments.demo.compose_config", lambda overrides: compose_config([*overrides, *short]))
     folder = tmp_path / "demo"
     assert main(["demo", "--requests", "1", "--out", str(folder)]) == 0
     said = capsys.readouterr()

@@ -211,6 +211,13 @@ def test_control_c_ends_with_130(call: Callable, monkeypatch: pytest.MonkeyPatch
     assert (said.code, said.err) == (130, "interrupted.\n")
 
 
+def test_a_sweep_says_which_run_cannot_be_and_keeps_those_before_it(call: Callable, tmp_path: Path) -> None:
+    said = call("run", "-m", "-q", "experiment=smoke", "workload.max_decode_tokens=2", "cache_gib=2,30")
+    assert said.code == 2
+    assert said.err.startswith("cache_gib=30: ")
+    assert [path.name for path in (tmp_path / "runs" / "smoke_sweep").iterdir()] == ["cache_gib=2"]
+
+
 # ---- other commands
 
 REPLAY = ["replay", "gpt_oss_20b", "--budget-mib"]
