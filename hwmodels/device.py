@@ -147,9 +147,7 @@ def check_link(link: Link, where: str) -> None:
     _not_blank(link.source, f"{at}.source'")
     _one_of(link.kind, LINK_KINDS, f"{at}.kind'")
     if link.bandwidth_bytes_per_s <= 0:
-        raise PlatformError(
-            f"{at}.bandwidth_bytes_per_s' must be above zero, got {link.bandwidth_bytes_per_s}."
-        )
+        raise PlatformError(f"{at}.bandwidth_bytes_per_s' must be above zero, got {link.bandwidth_bytes_per_s}.")
     if link.latency_s < 0:
         raise PlatformError(f"{at}.latency_s' must not be negative, got {link.latency_s}.")
     _fraction(link.efficiency, f"{at}.efficiency'")

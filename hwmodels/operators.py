@@ -112,9 +112,7 @@ def attention(
     not count.
     """
     t = _array(tokens)
-    size = (_array(kv_read_tokens) + t) * kv_token_bytes + t * heads * (
-        key_dim + value_dim
-    ) * ACTIVATION_BYTES
+    size = (_array(kv_read_tokens) + t) * kv_token_bytes + t * heads * (key_dim + value_dim) * ACTIVATION_BYTES
     return _work("attention", dtype, 2.0 * _array(pairs) * heads * (key_dim + value_dim), size)
 
 

@@ -55,10 +55,7 @@ class Platform:
         """
         fields = strict(_Fields, mapping, where, PlatformError)
         devices = _named_devices(fields.devices, where)
-        links = [
-            strict(Link, link, where, PlatformError, f"links[{index}]")
-            for index, link in enumerate(fields.links)
-        ]
+        links = [strict(Link, link, where, PlatformError, f"links[{index}]") for index, link in enumerate(fields.links)]
         _check_links(links, devices, where)
         _check_roles(fields, devices, where)
         platform = cls(
@@ -93,9 +90,7 @@ class Platform:
     def device(self, name: str) -> Device:
         """The device of this name. Raises PlatformError if there is none."""
         if name not in self.devices:
-            raise PlatformError(
-                f"platform '{self.name}' has no device '{name}'; it has {', '.join(self.devices)}."
-            )
+            raise PlatformError(f"platform '{self.name}' has no device '{name}'; it has {', '.join(self.devices)}.")
         return self.devices[name]
 
     def memory_of(self, worker: str) -> Device:
@@ -179,9 +174,7 @@ def _named_devices(devices: Mapping[str, Any], where: str) -> dict[str, Device]:
         check_device(named[key], where)
     for name, device in named.items():
         if device.kind == "cpu" and (device.memory not in named or named[device.memory].kind != "dram"):
-            raise PlatformError(
-                f"{where}: field 'devices.{name}.memory' must name a dram, got '{device.memory}'."
-            )
+            raise PlatformError(f"{where}: field 'devices.{name}.memory' must name a dram, got '{device.memory}'.")
     return named
 
 
@@ -210,9 +203,7 @@ def _check_links(links: list[Link], devices: Mapping[str, Device], where: str) -
                 at = f"field 'links.{link.name}.{end}'"
                 raise PlatformError(f"{where}: {at} must name a device, got '{getattr(link, end)}'.")
         if link.a == link.b:
-            raise PlatformError(
-                f"{where}: field 'links.{link.name}.b' must be another device than '{link.a}'."
-            )
+            raise PlatformError(f"{where}: field 'links.{link.name}.b' must be another device than '{link.a}'.")
 
 
 def _check_roles(fields: _Fields, devices: Mapping[str, Device], where: str) -> None:

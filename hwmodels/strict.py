@@ -86,9 +86,7 @@ def _reject_odd_values(node: Any, where: str, field: str, error_class: type[Valu
     if isinstance(node, Mapping):
         for key, value in node.items():
             if not isinstance(key, str):
-                raise error_class(
-                    f"{where}: field {_show(field or key)} has a key that is not text: {key!r}."
-                )
+                raise error_class(f"{where}: field {_show(field or key)} has a key that is not text: {key!r}.")
             _reject_odd_values(value, where, f"{field}.{key}".lstrip("."), error_class)
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
@@ -98,9 +96,7 @@ def _reject_odd_values(node: Any, where: str, field: str, error_class: type[Valu
     elif isinstance(node, str) and ("${" in node or node.strip().lower().lstrip("+-") in ("nan", "inf")):
         raise error_class(f"{where}: field '{field}' must be a plain value, got {_show(node)}.")
     elif not isinstance(node, str | int | float | bool | None):
-        raise error_class(
-            f"{where}: field '{field}' must be text, a number or true/false, got {_show(node)}."
-        )
+        raise error_class(f"{where}: field '{field}' must be text, a number or true/false, got {_show(node)}.")
 
 
 def _sentence(error: OmegaConfBaseException, cls: type, mapping: Mapping[str, Any], prefix: str) -> str:

@@ -20,9 +20,7 @@ _BYTES = {f"{prefix}B": factor for prefix, factor in {**_SI, **_BINARY}.items()}
 UNITS: dict[str, dict[str, Decimal]] = {
     "bytes_per_s": {f"{name}/s": factor for name, factor in _BYTES.items()},
     "flop_per_s": {
-        f"{prefix}{name}": factor
-        for prefix, factor in _SI.items()
-        for name in ("FLOP/s", "FLOPS", "OP/s", "OPS")
+        f"{prefix}{name}": factor for prefix, factor in _SI.items() for name in ("FLOP/s", "FLOPS", "OP/s", "OPS")
     },
     "bytes": _BYTES,
     "s": {

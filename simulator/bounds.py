@@ -36,11 +36,18 @@ class Bounds:
 def bounds(run: Run, warmup_batches: int) -> Bounds:
     """Physics bound, and the clairvoyant reference where it is defined.
 
-    The reference needs one worker that fetches what it runs over one hop.
+    The reference needs one worker that fetches what it runs over one hop, and a budget that holds the
+    experts of any one layer of a step.
     """
     worker = run.workers[0]
     alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu
-    with_reference = run.scenario.settings.reference and alone
+    budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
+    largest = max(
+        len(blobs) * size
+        for step in run.plan
+        for (blobs, _), size in zip(step.groups, run.layer_expert_bytes, strict=True)
+    )
+    with_reference = run.scenario.settings.reference and alone and largest <= budget
     physics = _Pass(run, ideal=True, belady=False, warmup_batches=warmup_batches)
     link_s = _link_floor_s(run) if not worker.uses_cpu else 0.0
     helpers = len(run.workers) * (1.0 + _cpu_share(run))
@@ -65,10 +72,9 @@ class _Pass:
         single = [experts.of(layer, 1)[0] for layer in range(len(run.layer_expert_bytes))]
         tier = _belady_tier(run) if belady else None
         lane = run.workers[0].loader.lane
-        per_load = [
-            lane.latency_ps + -(-size * PS_PER_S // lane.bottleneck_at(size)) for size in run.layer_expert_bytes
-        ]
-        t = link_ps = 0
+        rates = [lane.best_rate_at(size) for size in run.layer_expert_bytes]
+        alone = [size * PS_PER_S // rate for size, rate in zip(run.layer_expert_bytes, rates, strict=True)]
+        t = flow_ps = served_ps = 0
         self.decode_ps = self.decode_steps = self.hits = self.accesses = 0
         block: Block | None = None
         table: list[tuple[Parts, ...]] = []
@@ -93,8 +99,11 @@ class _Pass:
                     self.hits += len(hits)
                     self.accesses += len(blobs)
                     if misses:
-                        link_ps += per_load[layer] * len(misses)
-                        t = max(t, link_ps + experts.launch_ps + last)
+                        # not before the bytes have flowed, nor before the lane's slots have served every load
+                        flow_ps += alone[layer] * len(misses)
+                        served_ps += (lane.latency_ps + alone[layer]) * len(misses)
+                        landed_ps = max(lane.latency_ps + flow_ps, served_ps // lane.width)
+                        t = max(t, landed_ps + experts.launch_ps + last)
             t += row[-1][0]
             if not step.prefill and step.batch >= warmup_batches:
                 self.decode_ps += t - begin

@@ -13,6 +13,7 @@ from hwmodels.device import Device
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
+from simulator.policies.base import component_seed
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.pipeline.base import Task
 from simulator.residency import RESIDENT, Partition, Tier
@@ -80,13 +81,11 @@ class _Builder:
         recorded = trace.meta.expert_bytes
         self.layer_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
         self.sizes = [size for size in self.layer_bytes for _ in range(model.experts)]
-        # one generator per component, spawned in this order
-        names = ("plan", "prediction", "placement", "slots", "host_cache", "execution", "prefetch", "cache")
-        self.seeds = dict(zip(names, np.random.SeedSequence(settings.seed).spawn(len(names)), strict=True))
         self.prediction = scenario.system.prediction()
         self.prefetch = scenario.system.prefetch()
-        self.plan = Plan(trace, scenario.workload, self.seeds["plan"], self.prediction.guess)
-        self.silent = Plan(trace, scenario.workload, self.seeds["plan"])  # the same steps without guesses
+        self.plan = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), self.prediction.guess)
+        # the same steps without guesses
+        self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"))
         self.workers = scenario.platform.workers
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric(log=[] if settings.timeline else None)
@@ -95,8 +94,6 @@ class _Builder:
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
         model, meta = self.scenario.model, self.scenario.trace.meta
-        seed = self.seeds[name]
-        key = np.random.SeedSequence(entropy=seed.entropy, spawn_key=(*seed.spawn_key, child))
         return PolicyContext(
             layers=len(model.moe_layers),
             experts=model.experts,
@@ -104,7 +101,7 @@ class _Builder:
             size_bytes=self.sizes,
             guess_distances=meta.guess_distances,
             capacity_bytes=capacity_bytes,
-            rng=np.random.default_rng(key),
+            rng=np.random.default_rng(component_seed(self.scenario.settings.seed, name, child)),
             training=self._training,
             future=future or (lambda: iter(())),
         )
@@ -197,13 +194,14 @@ class _Builder:
         cache = settings.cache_bytes if settings.cache_bytes is not None else min(room, own)
         if cache > room:
             raise ScenarioError(
-                f"cache_bytes asks for {_gib(cache)}, but {what} leave {_gib(room)} of {memory.name}"
+                f"the expert cache (cache_gib) asks for {_gib(cache)}, but {what} leave {_gib(room)} of {memory.name}"
                 f" on {platform.name}."
             )
         largest = max(self.layer_bytes)
         if cache < largest:
             raise ScenarioError(
-                f"the expert cache of {memory.name} has {cache} bytes; expected at least one expert of {largest} bytes."
+                f"the expert cache (cache_gib) of {memory.name} has {cache} bytes; expected at least one expert of"
+                f" {largest} bytes."
             )
         return Memory(memory.name, memory.memory_capacity_bytes, model.dense_bytes, kv, settings.workspace_bytes, cache)
 
@@ -254,8 +252,8 @@ class _Builder:
             budget = int(HOST_SHARE * host.memory_capacity_bytes)
         if budget > host.memory_capacity_bytes or budget < max(self.layer_bytes):
             raise ScenarioError(
-                f"host_cache_bytes is {budget}; expected from one expert of {max(self.layer_bytes)} bytes up to the"
-                f" {host.memory_capacity_bytes} bytes of {host.name}."
+                f"the host cache (host_cache_gib) has {budget} bytes; expected from one expert of"
+                f" {max(self.layer_bytes)} bytes up to the {host.memory_capacity_bytes} bytes of {host.name}."
             )
         cache: CachePolicy = self.scenario.system.host_cache()
         cache.bind(self.context("host_cache", budget))

@@ -15,6 +15,7 @@ import numpy as np
 
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
+from simulator.policies.base import component_seed
 from simulator.policies.cache.base import CachePolicy
 from simulator.residency import RESIDENT, Partition, Tier
 
@@ -118,9 +119,7 @@ def replay(
     sizes = [size for size in layer_expert_bytes for _ in range(experts)]
     budgets = partition_budgets(budget_bytes, layer_expert_bytes, top_k, scope)
     partitions = []
-    for index, (capacity, child) in enumerate(
-        zip(budgets, np.random.SeedSequence(seed).spawn(len(budgets)), strict=True)
-    ):
+    for index, capacity in enumerate(budgets):
         cache = make_cache()
         own = None if len(budgets) == 1 else index
 
@@ -136,7 +135,7 @@ def replay(
                 top_k=top_k,
                 size_bytes=sizes,
                 capacity_bytes=capacity,
-                rng=np.random.default_rng(child),
+                rng=np.random.default_rng(component_seed(seed, "cache", index)),
                 training=plan.training if isinstance(plan, Plan) else lambda: iter(()),
                 future=lambda future=future: iter(future()),  # type: ignore[misc]
             )

@@ -47,16 +47,16 @@ def run_clock(run: Run) -> None:
     Cyclic garbage collection pauses meanwhile (a run makes many small objects and no cycles), and
     BLAS keeps to one thread: its idle threads spin, and a run is one core's work.
     """
-    for worker in run.workers:
-        run.clock.process(worker.process())
+    processes = [run.clock.process(worker.process()) for worker in run.workers]
     collecting = gc.isenabled()
     gc.disable()
     try:
         with threadpool_limits(1, "blas"):
-            run.clock.run()
+            run.clock.run(until=run.clock.all_of(processes))
     finally:
         if collecting:
             gc.enable()
+    run.fabric.advance(max(worker.records[-1].end_ps for worker in run.workers))  # the books close with the last step
 
 
 @dataclass
@@ -154,9 +154,7 @@ class Result:
                 selections[blobs] += 1 if tokens is None else tokens
         loads = np.sum([worker.expert_loads for worker in self.run.workers], axis=0)
         layer, expert = np.divmod(np.arange(len(selections)), count)
-        return pd.DataFrame(
-            {"layer": layer, "expert": expert, "selections": selections, "loads": loads}
-        )
+        return pd.DataFrame({"layer": layer, "expert": expert, "selections": selections, "loads": loads})
 
     @cached_property
     def devices(self) -> pd.DataFrame:

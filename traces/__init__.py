@@ -37,6 +37,4 @@ def data_path(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     known = ", ".join(sorted(path.name for path in DATA_FOLDER.glob("*.parquet")))
-    raise TraceError(
-        f"{name}: there is no such trace file, and none of that name is shipped (there are: {known})."
-    )
+    raise TraceError(f"{name}: there is no such trace file, and none of that name is shipped (there are: {known}).")

@@ -22,9 +22,7 @@ def check_request(request: RequestTrace, meta: TraceMeta, file: str) -> None:
         values = getattr(request, field)
         # NaN passes: it fails both comparisons
         if values is not None and bool(np.any((values < 0) | (values == np.inf))):
-            raise TraceError(
-                f"{where}, field '{field}': values must be finite and not negative (or NaN if unknown)."
-            )
+            raise TraceError(f"{where}, field '{field}': values must be finite and not negative (or NaN if unknown).")
     if request.guesses is not None:
         _check_guesses(request.guesses, meta, where)
 
@@ -50,15 +48,12 @@ def _check_shapes(request: RequestTrace, meta: TraceMeta, where: str) -> None:
         if want is None or array is None:
             if want is not None or array is not None:
                 needed = "absent" if want is None else "present"
-                raise TraceError(
-                    f"{where}, field '{field}': it must be {needed}, as the trace's metadata says."
-                )
+                raise TraceError(f"{where}, field '{field}': it must be {needed}, as the trace's metadata says.")
             continue
         kind, shape = np.dtype(want[0]), want[1]
         if array.dtype != kind or array.shape != shape:
             raise TraceError(
-                f"{where}, field '{field}': expected {kind} of shape {shape}, "
-                f"not {array.dtype} of shape {array.shape}."
+                f"{where}, field '{field}': expected {kind} of shape {shape}, not {array.dtype} of shape {array.shape}."
             )
 
 

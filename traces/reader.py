@@ -33,9 +33,7 @@ class Trace:
     Iterating reads one request at a time; nothing is kept, so memory is bounded by the longest request.
     """
 
-    def __init__(
-        self, path: Path, file: pq.ParquetFile, meta: TraceMeta, requests: tuple[RequestInfo, ...]
-    ) -> None:
+    def __init__(self, path: Path, file: pq.ParquetFile, meta: TraceMeta, requests: tuple[RequestInfo, ...]) -> None:
         self.path = path
         self.meta = meta
         self.requests = requests
@@ -56,9 +54,7 @@ class Trace:
         no such request.
         """
         if not 0 <= index < len(self):
-            raise IndexError(
-                f"{self.path.name}: there is no request at index {index}; there are {len(self)}."
-            )
+            raise IndexError(f"{self.path.name}: there is no request at index {index}; there are {len(self)}.")
         info, where = self.requests[index], f"{self.path.name}: request {self.requests[index].id}"
         try:
             table = self._file.read_row_group(index, use_threads=False)
@@ -69,13 +65,9 @@ class Trace:
         columns = {name: _flat(table.column(name), where, name) for name in table.column_names}
         grids = {name: columns[name].reshape(shape) for name in ("request", "position", "phase", "layer")}
         if bool(np.any(grids["request"] != info.id)):
-            raise TraceError(
-                f"{where}, field 'request': every row of the row group must carry the request's id."
-            )
+            raise TraceError(f"{where}, field 'request': every row of the row group must carry the request's id.")
         if bool(np.any(grids["layer"] != layers)):
-            raise TraceError(
-                f"{where}, field 'layer': every token must have one row for each layer of the metadata."
-            )
+            raise TraceError(f"{where}, field 'layer': every token must have one row for each layer of the metadata.")
         for name in ("position", "phase"):
             if bool(np.any(grids[name] != grids[name][:, :1])):
                 raise TraceError(f"{where}, field '{name}': all layers of a token must have the same {name}.")
@@ -95,9 +87,7 @@ class Trace:
         )
         check_request(request, meta, self.path.name)
         if request_info(request, info.task) != info:
-            raise TraceError(
-                f"{where}, field 'requests': the request table of the metadata must match the rows."
-            )
+            raise TraceError(f"{where}, field 'requests': the request table of the metadata must match the rows.")
         return request
 
     def verify(self) -> None:
@@ -125,9 +115,7 @@ def open_trace(path: str | os.PathLike[str], *, verify: bool = False) -> Trace:
         raise TraceError(f"{name}: a trace must be a complete Parquet file, but this is none.") from None
     raw = (file.metadata.metadata or {}).get(METADATA_KEY)
     if raw is None:
-        raise TraceError(
-            f"{name}: the Parquet metadata must have a '{METADATA_KEY.decode()}' entry; import it first."
-        )
+        raise TraceError(f"{name}: the Parquet metadata must have a '{METADATA_KEY.decode()}' entry; import it first.")
     meta, requests = decode_metadata(raw, name)
     _check_columns(file.schema_arrow, arrow_schema(meta), name)
     _check_row_groups(file.metadata, meta, requests, name)
@@ -146,14 +134,10 @@ def _check_columns(found: pa.Schema, expected: pa.Schema, name: str) -> None:
             raise TraceError(f"{name}: column '{field.name}' must be {field.type}, not {kind}.")
     for column in found.names:
         if column not in expected.names:
-            raise TraceError(
-                f"{name}: column '{column}' is not part of the format, or not announced in the metadata."
-            )
+            raise TraceError(f"{name}: column '{column}' is not part of the format, or not announced in the metadata.")
 
 
-def _check_row_groups(
-    found: pq.FileMetaData, meta: TraceMeta, requests: tuple[RequestInfo, ...], name: str
-) -> None:
+def _check_row_groups(found: pq.FileMetaData, meta: TraceMeta, requests: tuple[RequestInfo, ...], name: str) -> None:
     if found.num_row_groups != len(requests):
         raise TraceError(
             f"{name}: there must be one row group for each of the {len(requests)} requests of the metadata, "

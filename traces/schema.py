@@ -159,16 +159,12 @@ def decode_metadata(raw: bytes, file: str) -> tuple[TraceMeta, tuple[RequestInfo
     try:
         document = json.loads(raw)
     except ValueError:
-        raise TraceError(
-            f"{file}: the metadata under '{METADATA_KEY.decode()}' must be valid JSON."
-        ) from None
+        raise TraceError(f"{file}: the metadata under '{METADATA_KEY.decode()}' must be valid JSON.") from None
     if not isinstance(document, dict):
         raise TraceError(f"{file}: the metadata under '{METADATA_KEY.decode()}' must be a JSON object.")
     version = document.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise TraceError(
-            f"{file}: metadata field 'format_version' must be {FORMAT_VERSION}, not {version!r}."
-        )
+        raise TraceError(f"{file}: metadata field 'format_version' must be {FORMAT_VERSION}, not {version!r}.")
     rows = document.pop("requests", None)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise TraceError(f"{file}: metadata field 'requests' must be a list of at least one request.")
@@ -195,9 +191,7 @@ _TESTS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _fields(
-    kind: type, document: dict[str, Any], special: dict[str, str], file: str, what: str
-) -> dict[str, Any]:
+def _fields(kind: type, document: dict[str, Any], special: dict[str, str], file: str, what: str) -> dict[str, Any]:
     """Return the values of `document` for the dataclass `kind`, after checking names and types."""
     names = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     for name in document:
@@ -219,9 +213,7 @@ def check_meta(meta: TraceMeta, file: str) -> None:
 
     def require(condition: bool, field: str, expected: str) -> None:
         if not condition:
-            raise TraceError(
-                f"{file}: metadata field '{field}' must be {expected}, not {getattr(meta, field)!r}."
-            )
+            raise TraceError(f"{file}: metadata field '{field}' must be {expected}, not {getattr(meta, field)!r}.")
 
     layers, sizes = meta.layers, meta.expert_bytes
     require(1 <= meta.num_experts <= MAX_EXPERTS, "num_experts", f"from 1 to {MAX_EXPERTS}")
@@ -231,9 +223,7 @@ def check_meta(meta: TraceMeta, file: str) -> None:
         "native_top_k",
         f"from 1 to num_experts ({meta.num_experts})",
     )
-    require(
-        bool(layers) and layers[0] >= 0 and layers[-1] <= 32767, "layers", "layer indices from 0 to 32767"
-    )
+    require(bool(layers) and layers[0] >= 0 and layers[-1] <= 32767, "layers", "layer indices from 0 to 32767")
     require(all(a < b for a, b in itertools.pairwise(layers)), "layers", "strictly ascending")
     if sizes is not None:
         require(len(sizes) == len(layers), "expert_bytes", f"one size for each of the {len(layers)} layers")

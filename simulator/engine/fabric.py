@@ -147,13 +147,13 @@ class Lane:
         self.transfers = 0
         self.index = -1
 
-    def bottleneck_at(self, size_bytes: int) -> int:
-        """Bytes/s when all of the lane's width moves transfers of this size and nobody else does."""
-        rates = [self.bottleneck]
+    def best_rate_at(self, size_bytes: int) -> int:
+        """The most bytes/s the lane can move in transfers of this size, when nobody else uses its media."""
+        rates = [medium.bytes_per_s for medium in self.media if medium.bytes_per_s_at is None]
         for medium in self.media:
             if medium.bytes_per_s_at is not None:
-                rates.append(int(medium.bytes_per_s_at(self.width, size_bytes)))
-        return min(rates)
+                rates.append(max(int(medium.bytes_per_s_at(n, size_bytes)) for n in range(1, self.width + 1)))
+        return min(rates, default=UNLIMITED)
 
     @property
     def pending_bytes(self) -> int:
@@ -459,7 +459,8 @@ class Fabric:
             since = transfer.since_ps
             if since <= now:
                 if since < now:
-                    transfer.units_left -= (now - since) * transfer.rate
+                    left = transfer.units_left - (now - since) * transfer.rate
+                    transfer.units_left = left if left > 0 else 0  # it may end within this very picosecond
                     transfer.since_ps = now
             elif not alone:
                 transfer.finish_ps = NEVER

@@ -48,6 +48,14 @@ class PolicyContext:
         return counts
 
 
+COMPONENTS = ("plan", "prediction", "placement", "slots", "host_cache", "execution", "prefetch", "cache")
+
+
+def component_seed(seed: int, component: str, child: int = 0) -> np.random.SeedSequence:
+    """The seed sequence of one component of a run; `child` tells several of a kind apart."""
+    return np.random.SeedSequence(entropy=seed, spawn_key=(COMPONENTS.index(component), child))
+
+
 class Policy:
     """Base of all roles. `bind` is called once, before the run."""
 

@@ -272,6 +272,8 @@ class Worker(Stream):
             t = yield from self._join_cpu(on_cpu, tokens, t)
         if pinned:
             pins.difference_update(blobs)
+            if self._fetched_ahead[layer]:  # fetched already for the next time this layer runs
+                pins.update(transfer.blob for transfer in self._fetched_ahead[layer])
         return t
 
     def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:

@@ -54,7 +54,9 @@ def test_every_policy_file_has_a_configuration_and_stands_in_the_docs():
     for group in sorted((ROOT / "experiments" / "conf" / "policy").iterdir()):
         for config in sorted(group.glob("*.yaml")):
             if group.name != "host_cache":
-                assert f"`{config.stem.split('_8')[0]}`" in docs, f"{group.name}/{config.stem} is not in docs/policies.md"
+                assert f"`{config.stem.split('_8')[0]}`" in docs, (
+                    f"{group.name}/{config.stem} is not in docs/policies.md"
+                )
         used = "\n".join(config.read_text() for config in group.glob("*.yaml"))
         role = "cache" if group.name == "host_cache" else group.name
         for module in (ROOT / "simulator" / "policies" / role).glob("*.py"):

@@ -57,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
             DATA_FOLDER / f"{name}.parquet",
             dataset=PHONE_PROMPT,
             licence="Apache-2.0",
-            origin=f"github Helldez/BigMoeOnEdge@{PHONE_COMMIT} "
-            f"docs/bench-data/2026-07-15-route-trace/{tag}.route.csv",
+            origin=f"github Helldez/BigMoeOnEdge@{PHONE_COMMIT} docs/bench-data/2026-07-15-route-trace/{tag}.route.csv",
         )
         if options.reference is not None:
             write_accesses(route, options.reference / f"{tag}-accesses.parquet")
@@ -80,9 +79,7 @@ def select_requests(described: list[dict[str, Any]], count: int) -> list[int]:
     for turn in range(count):
         entries = by_category[names[turn * len(names) // count]]
         sign = 1 if turn % 2 == 0 else -1
-        chosen.append(
-            min(entries, key=lambda entry: (sign * entry["routed_tokens"], entry["request"]))["request"]
-        )
+        chosen.append(min(entries, key=lambda entry: (sign * entry["routed_tokens"], entry["request"]))["request"])
     return sorted(chosen)
 
 

@@ -66,9 +66,7 @@ def find_importer(path: Path) -> ModuleType:
         if module.recognise(path):
             return module
     known = ", ".join(module.__name__.rpartition(".")[2] for module in modules)
-    raise TraceError(
-        f"{path.name}: the file's format is not one that can be imported (known formats: {known})."
-    )
+    raise TraceError(f"{path.name}: the file's format is not one that can be imported (known formats: {known}).")
 
 
 def list_importers() -> list[ModuleType]:

@@ -9,9 +9,7 @@ import numpy as np
 from traces.schema import RequestTrace, TraceError, TraceMeta
 
 
-def dense_request(
-    request: int, columns: Mapping[str, np.ndarray], meta: TraceMeta, file: str
-) -> RequestTrace:
+def dense_request(request: int, columns: Mapping[str, np.ndarray], meta: TraceMeta, file: str) -> RequestTrace:
     """Scatter the rows of one request into dense arrays.
 
     `columns` holds equally long arrays ``position``, ``phase``, ``layer``, ``slot``, ``expert``, with

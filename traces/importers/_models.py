@@ -40,7 +40,5 @@ def resolve_native_top_k(model: str, given: int | None, recorded: int | None, to
     """
     native = next((value for value in (given, recorded, NATIVE_TOP_K.get(model)) if value is not None), top_k)
     if top_k > native:
-        raise TraceError(
-            f"{file}: field 'top_k' must be at most the model's native top-k {native}, not {top_k}."
-        )
+        raise TraceError(f"{file}: field 'top_k' must be at most the model's native top-k {native}, not {top_k}.")
     return native

@@ -67,9 +67,7 @@ def load(
     if scan.slots > top_k:
         raise TraceError(f"{path.name}: field 'slot' must be below the top_k {top_k} of the metadata.")
     name = model or canonical_name(recorded.get("model", "unknown"))
-    native = resolve_native_top_k(
-        name, native_top_k, _integer(recorded, "native_top_k", path.name), top_k, path.name
-    )
+    native = resolve_native_top_k(name, native_top_k, _integer(recorded, "native_top_k", path.name), top_k, path.name)
     distances = 0
     while f"guess{distances + 1}" in file.schema_arrow.names:
         distances += 1
@@ -133,9 +131,7 @@ def _requests(
         if wanted is not None and request not in wanted:
             continue
         if request in found:
-            raise TraceError(
-                f"{name}: request {request}, field 'request': the rows of a request must stand together."
-            )
+            raise TraceError(f"{name}: request {request}, field 'request': the rows of a request must stand together.")
         found.add(request)
         entry = described.get(request, {})
         task = entry.get("category", entry.get("domain"))
@@ -211,6 +207,4 @@ def _integer(recorded: dict[str, str], field: str, name: str) -> int | None:
     try:
         return int(recorded[field])
     except ValueError:
-        raise TraceError(
-            f"{name}: metadata field '{field}' must be an integer, not {recorded[field]!r}."
-        ) from None
+        raise TraceError(f"{name}: metadata field '{field}' must be an integer, not {recorded[field]!r}.") from None

@@ -139,9 +139,7 @@ def read_route_header(path: str | Path) -> RouteHeader:
             raise TraceError(f"{path.name}: line {number} must give layer, expert_bytes and dense_bytes.")
         sizes.append(tuple(int(group) for group in match.groups()))
     if len(sizes) != int(model[2]):
-        raise TraceError(
-            f"{path.name}: the header must describe {model[2]} layers (n_layer), not {len(sizes)}."
-        )
+        raise TraceError(f"{path.name}: the header must describe {model[2]} layers (n_layer), not {len(sizes)}.")
     layers, expert_bytes, dense_bytes = zip(*sorted(sizes), strict=True)
     return RouteHeader(model[1], int(model[3]), int(model[4]), layers, expert_bytes, dense_bytes, len(lines))
 

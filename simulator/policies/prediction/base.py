@@ -48,9 +48,10 @@ def most_likely(scores: np.ndarray, width: int) -> np.ndarray:
     """
     count = scores.shape[-1]
     narrow = scores.size == 0 or scores.max() < 2**31 // count
-    keys = scores.astype(np.int32 if narrow else np.int64)
-    keys *= count
-    keys += np.arange(count - 1, -1, -1, dtype=keys.dtype)
+    ties = np.arange(count - 1, -1, -1)
+    keys = scores.astype(np.int64) * count + ties
+    if narrow:
+        keys = keys.astype(np.int32)  # partitions faster
     best = np.partition(keys, count - width, axis=-1)[..., count - width :]
     best.sort(axis=-1)
     return count - 1 - best[..., ::-1] % count

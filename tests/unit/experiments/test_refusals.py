@@ -86,7 +86,7 @@ def test_an_override_that_cannot_be(refuses: Refuses, sentence: str, overrides: 
             ["model=olmoe_1b_7b"],
         ),
         (  # one expert of gpt-oss-20b has 13236480 bytes, 0.001 GiB are 1073742
-            "the expert cache of gpu0 has 1073742 bytes; expected at least one expert of 13236480 bytes.",
+            "the expert cache (cache_gib) of gpu0 has 1073742 bytes; expected at least one expert of 13236480 bytes.",
             ["cache_gib=0.001"],
         ),
         (

@@ -76,9 +76,7 @@ ODD = st.one_of(
     st.sampled_from(
         [DELETE, None, True, -1, 0, -0.5, 1e30, 10**30, math.nan, math.inf, -math.inf, "", " ", "x", "3 GB"]
     ),
-    st.sampled_from(
-        ["4 us", "5 W", "-1 GB/s", "nan", "${name}", "???", [], {}, [1], ["x"], {"x": 1}, [[]], [{}]]
-    ),
+    st.sampled_from(["4 us", "5 W", "-1 GB/s", "nan", "${name}", "???", [], {}, [1], ["x"], {"x": 1}, [[]], [{}]]),
     st.integers(-5, 300),
     st.floats(),
     st.text(max_size=8),

@@ -99,9 +99,7 @@ def test_one_token_is_the_same_in_both_phases(name):
     model = load(name)
     for layer in range(model.layers):
         for kv_len in (1, 100, 5000):
-            prefill, decode = (
-                model.attention_work(layer, 1, kv_len, phase=phase) for phase in ("prefill", "decode")
-            )
+            prefill, decode = (model.attention_work(layer, 1, kv_len, phase=phase) for phase in ("prefill", "decode"))
             assert prefill.flops == decode.flops
             assert prefill.size_bytes == decode.size_bytes
 
@@ -133,9 +131,7 @@ def test_a_prompt_in_two_chunks_has_the_pairs_of_one():
     model = load("gpt_oss_20b")
     for layer in (0, 1):
         whole = model.attention_work(layer, 1000, 1000, phase="prefill").flops
-        chunks = [
-            model.attention_work(layer, n, end, phase="prefill").flops for n, end in ((300, 300), (700, 1000))
-        ]
+        chunks = [model.attention_work(layer, n, end, phase="prefill").flops for n, end in ((300, 300), (700, 1000))]
         assert whole == sum(chunks)
 
 

@@ -75,9 +75,7 @@ def damage(toy_trace: Path) -> Callable[..., Path]:
             nested = pa.types.is_fixed_size_list(kind)
             flat = (values.flatten() if nested else values).to_numpy().copy()
             change(flat)
-            changed = (
-                pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind) if nested else pa.array(flat)
-            )
+            changed = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind) if nested else pa.array(flat)
             groups[0] = table.set_column(index, table.schema.field(column), changed)
         if document is not None:
             metadata = document(metadata) or metadata

@@ -93,9 +93,7 @@ def test_olmoe_ids_are_sorted_so_their_rank_is_unknown() -> None:
     assert (np.diff(trace.request(0).experts, axis=-1) > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("tag", "name"), [("qwen", "qwen3_30b_a3b_phone"), ("gemma", "gemma_4_26b_a4b_phone")]
-)
+@pytest.mark.parametrize(("tag", "name"), [("qwen", "qwen3_30b_a3b_phone"), ("gemma", "gemma_4_26b_a4b_phone")])
 def test_the_recorded_accesses_and_the_trace_are_of_the_same_run(tag, name) -> None:
     trace = open_trace(data_path(f"{name}.parquet"))
     request, table = trace.request(0), pq.read_table(REFERENCE / f"{tag}-accesses.parquet")

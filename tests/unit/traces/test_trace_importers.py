@@ -71,9 +71,7 @@ def test_a_long_table_becomes_dense_arrays_with_empty_slots_marked(tmp_path) -> 
     assert (first.id, first.positions.tolist(), first.phases.tolist()) == (3, [10, 11], [0, 1])
     assert first.experts.tolist() == [[[7, 1], [2, 3]], [[6, -1], [5, 0]]]
     nan = math.nan
-    np.testing.assert_array_equal(
-        first.weights, np.float32([[[0.75, 0.25], [0.5, 0.5]], [[1, nan], [nan, nan]]])
-    )
+    np.testing.assert_array_equal(first.weights, np.float32([[[0.75, 0.25], [0.5, 0.5]], [[1, nan], [nan, nan]]]))
     assert (second.id, second.phases.tolist(), second.experts.tolist()) == (5, [-1], [[[1, 2], [-1, -1]]])
 
 
@@ -97,9 +95,7 @@ def test_only_wanted_requests_are_kept_under_their_ids(tmp_path) -> None:
     source = long_file(tmp_path / "long.parquet")
     assert [request.id for request in imported(source, requests=[5])] == [5]
     source.with_name("out.parquet").unlink()
-    assert (
-        refused(source, requests=[5, 6]) == "long.parquet: request 6 is wanted but the file does not hold it."
-    )
+    assert refused(source, requests=[5, 6]) == "long.parquet: request 6 is wanted but the file does not hold it."
 
 
 def test_a_file_of_request_descriptions_beside_the_table_gives_tasks_and_dataset(tmp_path) -> None:
@@ -333,7 +329,6 @@ def test_the_tiny_olmoe_trace_brings_two_guesses_and_its_domains(tmp_path) -> No
     assert len({info.task for info in trace.requests}) == 10
     # its description: of the next layer's experts .61 to .90 are guessed, according to the layer
     hits = [
-        (request.guesses[:, :-1, 0, :, None] == request.experts[:, 1:, None, :]).any(-1).mean()
-        for request in trace
+        (request.guesses[:, :-1, 0, :, None] == request.experts[:, 1:, None, :]).any(-1).mean() for request in trace
     ]
     assert 0.6 < float(np.mean(hits)) < 0.9

@@ -33,9 +33,7 @@ def test_a_missing_file_is_refused(tmp_path) -> None:
     assert "there is no such trace file" in refused(lambda: open_trace(tmp_path / "none.parquet"))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"PAR1", b"request,position\n1,2\n", b"PAR1" + bytes(100) + b"PAR1"]
-)
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"request,position\n1,2\n", b"PAR1" + bytes(100) + b"PAR1"])
 def test_a_file_that_is_not_parquet_is_refused(tmp_path, content) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(content)
@@ -142,9 +140,7 @@ def test_an_unannounced_column_is_refused(damage) -> None:
 
 def test_a_column_of_another_type_is_refused(damage) -> None:
     def widen(groups: list[pa.Table]) -> list[pa.Table]:
-        return [
-            group.set_column(1, "position", group.column("position").cast(pa.int64())) for group in groups
-        ]
+        return [group.set_column(1, "position", group.column("position").cast(pa.int64())) for group in groups]
 
     path = damage(tables=widen)
     assert refused(lambda: open_trace(path)) == "damaged.parquet: column 'position' must be int32, not int64."
@@ -152,9 +148,7 @@ def test_a_column_of_another_type_is_refused(damage) -> None:
 
 def test_a_missing_row_group_is_refused(damage) -> None:
     path = damage(tables=lambda groups: groups[:1])
-    assert "one row group for each of the 2 requests of the metadata, not 1" in refused(
-        lambda: open_trace(path)
-    )
+    assert "one row group for each of the 2 requests of the metadata, not 1" in refused(lambda: open_trace(path))
 
 
 def test_missing_rows_are_refused(damage) -> None:
@@ -213,9 +207,7 @@ def assign(index, value):
         ("weights", assign(0, np.inf), "field 'weights': values must be finite and not negative"),
     ],
 )
-def test_rows_that_break_a_rule_are_refused_when_the_request_is_read(
-    damage, column, change, complaint
-) -> None:
+def test_rows_that_break_a_rule_are_refused_when_the_request_is_read(damage, column, change, complaint) -> None:
     path = damage(column, change)
     trace = open_trace(path)
     assert trace.request(1).id == 2, "the other request is still readable"
@@ -257,9 +249,7 @@ def test_the_writer_refuses_a_request_that_does_not_fit_the_metadata(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_writer_refuses_the_same_id_twice_and_a_request_without_tokens(
-    tmp_path, meta, make_request
-) -> None:
+def test_the_writer_refuses_the_same_id_twice_and_a_request_without_tokens(tmp_path, meta, make_request) -> None:
     with TraceWriter(tmp_path / "out.parquet", meta) as writer:
         writer.write(make_request(1))
         assert "request 1 was written twice" in refused(lambda: writer.write(make_request(1)))

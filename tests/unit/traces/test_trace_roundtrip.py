@@ -40,9 +40,7 @@ def any_trace(draw: st.DrawFn) -> tuple[TraceMeta, list[tuple[RequestTrace, str 
         notes=draw(st.text(max_size=10)),
     )
     ids = draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True))
-    return meta, [
-        (draw(any_request(request, meta)), draw(st.none() | st.text(max_size=5))) for request in ids
-    ]
+    return meta, [(draw(any_request(request, meta)), draw(st.none() | st.text(max_size=5))) for request in ids]
 
 
 @st.composite
@@ -52,9 +50,7 @@ def any_request(draw: st.DrawFn, request: int, meta: TraceMeta) -> RequestTrace:
     prefill = draw(st.integers(0, tokens))
     phases = [draw(st.sampled_from([-1, 0 if index < prefill else 1])) for index in range(tokens)]
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    experts = (
-        rng.random((tokens, layers, meta.num_experts)).argsort(axis=-1)[..., : meta.top_k].astype(np.int16)
-    )
+    experts = rng.random((tokens, layers, meta.num_experts)).argsort(axis=-1)[..., : meta.top_k].astype(np.int16)
     experts[rng.random(experts.shape) < 0.2] = -1
     gate = st.floats(0, 2.0, width=32) | st.just(np.float32(np.nan))
     shape = (tokens, layers, meta.top_k)
@@ -89,17 +85,13 @@ def test_a_trace_read_back_is_what_was_written_and_writing_it_again_gives_the_sa
         write(first, meta, rows)
         read = open_trace(first, verify=True)
         assert dataclasses.replace(read.meta, digest="") == meta
-        assert [(info.id, info.task) for info in read.requests] == [
-            (request.id, task) for request, task in rows
-        ]
+        assert [(info.id, info.task) for info in read.requests] == [(request.id, task) for request, task in rows]
         for (request, _), found in zip(rows, read, strict=True):
             for name in ARRAYS:
                 expected, got = getattr(request, name), getattr(found, name)
                 np.testing.assert_array_equal(got, expected)
                 assert got is None or (got.dtype == expected.dtype and not got.flags.writeable)
-        write(
-            second, read.meta, [(read.request(index), info.task) for index, info in enumerate(read.requests)]
-        )
+        write(second, read.meta, [(read.request(index), info.task) for index, info in enumerate(read.requests)])
         assert first.read_bytes() == second.read_bytes()
 
 
