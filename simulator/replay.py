@@ -174,7 +174,7 @@ def replay(
     return result
 
 
-def access(tier: Tier, partition: Partition, blobs: list[int]) -> tuple[list[int], list[int]]:
+def access(tier: Tier, partition: Partition, blobs: list[int]) -> tuple[Sequence[int], list[int]]:
     """One group through the cache: look up, load, evict from outside the group."""
     hits, _, misses = tier.look_up(blobs)
     cache = partition.cache

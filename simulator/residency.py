@@ -96,24 +96,23 @@ class Tier:
         self.evictions = 0
         self.draining: list[tuple[Transfer, Partition]] = []
 
-    def look_up(self, blobs: Sequence[int]) -> tuple[list[int], list[Transfer], list[int]]:
+    def look_up(self, blobs: Sequence[int]) -> tuple[Sequence[int], list[Transfer], list[int]]:
         """Split what a layer needs into resident blobs, transfers in flight, and missing blobs."""
         slots = self.slots
-        hits: list[int] = []
+        others = [blob for blob in blobs if slots[blob] is not RESIDENT]
+        if not others:
+            return blobs, [], []
         late: list[Transfer] = []
         misses: list[int] = []
-        for blob in blobs:
+        for blob in others:
             slot = slots[blob]
-            if slot is RESIDENT:
-                hits.append(blob)
-            elif slot is None:
+            if slot is None:
                 misses.append(blob)
             elif slot.state == LANDED:  # type: ignore[union-attr]
                 slots[blob] = RESIDENT
-                hits.append(blob)
             else:
                 late.append(slot)  # type: ignore[arg-type]
-        return hits, late, misses
+        return [blob for blob in blobs if slots[blob] is RESIDENT], late, misses
 
     def admit(self, partition: Partition, blobs: Sequence[int]) -> int:
         """Make room for as many of `blobs`, in order, as policy and pins allow; returns how many.

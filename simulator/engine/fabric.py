@@ -444,6 +444,8 @@ class Fabric:
             lane.active.remove(transfer)
             self._stopped(lane, transfer, now)
             self._next(lane, now)
+        elif len(self._active) == 1:  # nobody else to share with: the rate stays
+            self.next_ps = transfer.finish_ps = transfer.since_ps - (-transfer.units_left // transfer.rate)
         else:
             self._share(now)
 

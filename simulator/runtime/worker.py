@@ -98,6 +98,7 @@ class Worker(Stream):
         self._timeline = timeline
         self._fetched_ahead: list[list[Transfer]] = [[] for _ in range(layers)]
         self._experts_per_layer = len(tier.slots) // layers
+        self._layer_bytes = tier.sizes[:: self._experts_per_layer]
 
     @property
     def uses_cpu(self) -> bool:
@@ -203,6 +204,7 @@ class Worker(Stream):
                 waiting = loads[admitted:]
                 arriving = late + self._load(partition, loads[:admitted] if waiting else loads, t)
                 record.loads += len(loads)
+                record.load_bytes += len(loads) * self._layer_bytes[layer]
                 counters[2] += len(loads)
         elif blobs:
             partition.cache.on_layer(blobs, (), view)
@@ -278,11 +280,9 @@ class Worker(Stream):
 
     def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:
         transfers = self.loader.load(partition, blobs, t, True)
-        loads, total = self.expert_loads, 0
-        for transfer in transfers:
-            loads[transfer.blob] += 1
-            total += transfer.size_bytes
-        self.record.load_bytes += total
+        loads = self.expert_loads
+        for blob in blobs:
+            loads[blob] += 1
         return transfers
 
     def _run(self, layer: int, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
@@ -313,7 +313,7 @@ class Worker(Stream):
     def _stream(
         self,
         layer: int,
-        ready: list[int],
+        ready: Sequence[int],
         arriving: list[Transfer],
         waiting: Sequence[int],
         tokens: dict[int, int] | None,
