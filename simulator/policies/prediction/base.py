@@ -47,11 +47,7 @@ def most_likely(scores: np.ndarray, width: int) -> np.ndarray:
     answer is the same on every machine. Scores must be whole, not negative, and below 2^63 / n.
     """
     count = scores.shape[-1]
-    narrow = scores.size == 0 or scores.max() < 2**31 // count
-    ties = np.arange(count - 1, -1, -1)
-    keys = scores.astype(np.int64) * count + ties
-    if narrow:
-        keys = keys.astype(np.int32)  # partitions faster
+    keys = scores.astype(np.int64) * count + np.arange(count - 1, -1, -1)
     best = np.partition(keys, count - width, axis=-1)[..., count - width :]
     best.sort(axis=-1)
     return count - 1 - best[..., ::-1] % count

@@ -1,8 +1,9 @@
 import numpy as np
 
-from simulator.policies.prediction.base import PredictionPolicy, as_blobs, most_likely, require_width
+from simulator.policies.prediction.base import PredictionPolicy, as_blobs, require_width
 
 _SCALE = 1_000_000  # probabilities in whole millionths: sums are exact, so rankings are the same everywhere
+_LARGEST = 2**31 - 1
 
 
 class TransitionPrediction(PredictionPolicy):
@@ -29,11 +30,24 @@ class TransitionPrediction(PredictionPolicy):
             counts[-1] += chosen[-1, :-1].T @ chosen[0, 1:]  # on to the next token
         counts += self._smoothing
         totals = counts.sum(axis=2, keepdims=True)
-        self._table = np.rint(_SCALE * np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0))
+        shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+        # A score times the number of experts plus a rank is one integer that orders without ties; the
+        # scale keeps a token's sum within 32 bits. The row after the last is for empty slots (-1).
+        scale = min(_SCALE, _LARGEST // (experts * context.top_k) - 1)
+        self._table = np.zeros((layers, experts + 1, experts), dtype=np.int32)
+        self._table[:, :-1] = np.rint(scale * shares) * experts
+        self._ties = np.arange(experts - 1, -1, -1, dtype=np.int32)
 
     def guess(self, rows, following):
-        scores = _chosen(rows.experts, self._experts) @ self._table
-        guesses = most_likely(scores, self._width).transpose(1, 0, 2)
+        ids = rows.experts
+        guesses = np.empty((rows.tokens, ids.shape[1], self._width), dtype=np.int64)
+        for layer, table in enumerate(self._table):
+            keys = table[ids[:, layer, 0]] + self._ties
+            for slot in range(1, ids.shape[2]):
+                keys += table[ids[:, layer, slot]]
+            best = np.partition(keys, self._experts - self._width, axis=1)[:, self._experts - self._width :]
+            best.sort(axis=1)
+            guesses[:, layer] = self._experts - 1 - best[:, ::-1] % self._experts
         return as_blobs(guesses, 1, self._experts)
 
 
