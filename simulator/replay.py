@@ -17,9 +17,13 @@ from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
 from simulator.policies.base import component_seed
 from simulator.policies.cache.base import CachePolicy
+from simulator.policies.slots.base import SlotsPolicy
+from simulator.policies.slots.uniform import UniformSlots
+from simulator.policies.slots.whole import GlobalSlots
 from simulator.residency import RESIDENT, Partition, Tier
 
 PREFILL, DECODE = 0, 1
+SCOPES: dict[str, type[SlotsPolicy]] = {"global": GlobalSlots, "layer": UniformSlots}
 
 
 class BudgetError(ValueError):
@@ -82,20 +86,16 @@ class ReplayResult:
 
 
 def partition_budgets(budget_bytes: int, layer_expert_bytes: Sequence[int], top_k: int, scope: str) -> list[int]:
-    """Budget of each layer's partition in bytes; one entry for `scope="global"`.
+    """Budgets in bytes by the `slots` policy that a scope stands for: global, or layer (uniform).
 
-    `scope="layer"` gives each layer max(budget / layers, top_k x expert bytes): no layer is left
-    without room for one token. Raises BudgetError for a budget below one expert or another scope.
+    Raises BudgetError for a budget below one expert or another scope.
     """
-    if scope not in ("global", "layer"):
+    if scope not in SCOPES:
         raise BudgetError(f"scope is {scope!r}; expected 'global' or 'layer'.")
     largest = max(layer_expert_bytes)
     if budget_bytes < largest:
         raise BudgetError(f"the cache budget of {budget_bytes} bytes is smaller than one expert of {largest} bytes.")
-    if scope == "global":
-        return [budget_bytes]
-    share = budget_bytes // len(layer_expert_bytes)
-    return [max(share, top_k * size) for size in layer_expert_bytes]
+    return SCOPES[scope]().budgets(budget_bytes, layer_expert_bytes, top_k)
 
 
 def replay(
