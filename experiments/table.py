@@ -68,7 +68,8 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         loaded += f", {size(s['prefetch_bytes'])} prefetched ({percent(s['prefetch_useful_rate'])} of fetches useful)"
     rows.append(("loaded", loaded))
     rows += _distances(s, tpot)
-    rows.append(("memory", f"{size(s['cache_bytes'])} for experts, {size(s['memory_peak_bytes'])} at the peak"))
+    peak = size(s["memory_peak_bytes"])
+    rows.append(("memory", f"expert budget {size(s['cache_bytes'])}; {peak} of all in use at the peak"))
     rows.append(("energy", f"{s['energy_per_token_j']:.3g} J per token"))
     rows += [("remark", remark) for remark in entry["remarks"]]
     return rows

@@ -20,7 +20,7 @@ from simulator.policies.cache.base import CachePolicy
 from simulator.policies.slots.base import SlotsPolicy
 from simulator.policies.slots.uniform import UniformSlots
 from simulator.policies.slots.whole import GlobalSlots
-from simulator.residency import RESIDENT, Partition, Tier
+from simulator.residency import RESIDENT, Partition, PolicyError, Tier
 
 PREFILL, DECODE = 0, 1
 SCOPES: dict[str, type[SlotsPolicy]] = {"global": GlobalSlots, "layer": UniformSlots}
@@ -184,6 +184,10 @@ def access(tier: Tier, partition: Partition, blobs: list[int]) -> tuple[Sequence
     need = partition.used_bytes - partition.capacity_bytes
     if need > 0:
         tier.pins = set(blobs)
-        for victim in cache.victims(need, misses, tier.view):
-            tier.evict(partition, victim)
+        need -= tier.evict(partition, cache.victims(need, misses, tier.view))
+        if need > 0 and partition.used_bytes > sum(tier.sizes[blob] for blob in blobs):
+            raise PolicyError(
+                f"policy/cache {type(cache).__name__} left {need} bytes more than its budget although others than the"
+                " running layer's experts are resident; expected victims that free what is asked for."
+            )
     return hits, misses

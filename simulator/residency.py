@@ -45,15 +45,15 @@ class LayerView:
         return self._tier.sizes[blob]
 
     def evictable(self, blob: int) -> bool:
-        """False for blobs of the running layer, blobs in flight and blobs fetched ahead of their layer."""
-        return blob not in self._tier.pins
+        """False for what is not here, for blobs of the running layer, in flight, or fetched ahead of their layer."""
+        return blob not in self._tier.pins and self._tier.slots[blob] is not None
 
     def take_until(self, need_bytes: int, order: Iterable[int]) -> list[int]:
         """The first evictable blobs of `order` that together free `need_bytes`, or all there are."""
-        pins, sizes = self._tier.pins, self._tier.sizes
+        pins, sizes, slots = self._tier.pins, self._tier.sizes, self._tier.slots
         taken = []
         for blob in order:
-            if blob not in pins:
+            if blob not in pins and slots[blob] is not None:
                 taken.append(blob)
                 need_bytes -= sizes[blob]
                 if need_bytes <= 0:
@@ -128,21 +128,7 @@ class Tier:
             need += sizes[blob]
         if need <= free:
             return len(blobs)
-        cache, slots, pins = partition.cache, self.slots, self.pins
-        victims = cache.victims(need - free, blobs, self.view)
-        freed = 0
-        for victim in victims:
-            if slots[victim] is None or victim in pins:
-                raise PolicyError(
-                    f"policy/cache {type(cache).__name__} named blob {victim} as a victim; expected one that is"
-                    " resident and not pinned (see LayerView.evictable)."
-                )
-            freed += sizes[victim]
-            slots[victim] = None
-            cache.on_evict(victim)
-        partition.used_bytes -= freed
-        self.evictions += len(victims)
-        free += freed
+        free += self.evict(partition, partition.cache.victims(need - free, blobs, self.view))
         if need <= free:
             return len(blobs)
         count = 0
@@ -158,12 +144,25 @@ class Tier:
         self.slots[blob] = slot
         partition.reserve(self.sizes[blob])
 
-    def evict(self, partition: Partition, blob: int) -> None:
-        """Drop a blob; the policy hears of it."""
-        self.slots[blob] = None
-        partition.used_bytes -= self.sizes[blob]
-        partition.cache.on_evict(blob)
-        self.evictions += 1
+    def evict(self, partition: Partition, victims: Sequence[int]) -> int:
+        """Drop blobs a policy named; it hears of each. Returns the bytes freed.
+
+        Raises PolicyError for one that is not resident or pinned.
+        """
+        slots, pins, sizes, cache = self.slots, self.pins, self.sizes, partition.cache
+        freed = 0
+        for victim in victims:
+            if slots[victim] is None or victim in pins:
+                raise PolicyError(
+                    f"policy/cache {type(cache).__name__} named blob {victim} as a victim; expected one that is"
+                    " resident and not pinned (see LayerView.evictable)."
+                )
+            freed += sizes[victim]
+            slots[victim] = None
+            cache.on_evict(victim)
+        partition.used_bytes -= freed
+        self.evictions += len(victims)
+        return freed
 
     def withdraw(self, partition: Partition, transfer: Transfer) -> None:
         """A load was cancelled: its room frees when its running chunk has ended."""

@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> int:
         "  lru/ ... belady/    a folder for each run: summary, configuration, provenance, tables\n"
         "  timeline.json       four tokens; open it at https://ui.perfetto.dev\n"
         "\nnext:\n"
-        "  moesim run system=transition_prefetch cache_gib=6\n"
+        "  moesim run system=transition_prefetch cache_gib=6 workload.requests=8\n"
         "  moesim run experiment=cache_size -m\n"
         "  moesim list systems"
     )

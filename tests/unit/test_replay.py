@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator.plan import Block, Step
+from simulator.plan import Block, Plan, Step, Workload
 from simulator.policies.cache.lru import Lru
 from simulator.policies.cache.random_eviction import RandomEviction
 from simulator.replay import DECODE, PREFILL, BudgetError, partition_budgets, replay
+from simulator.residency import PolicyError
+from traces import data_path, open_trace
 
 BLOCK = Block(False, [], [])
 
@@ -132,3 +134,23 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
 
     assert rows(5) == rows(5)
     assert rows(5) != rows(6)
+
+
+def test_a_policy_that_names_no_victim_is_refused_instead_of_overflowing_the_budget():
+    class Hoarder(Lru):
+        def victims(self, need_bytes, incoming, view):
+            return []
+
+    plan = Plan(open_trace(data_path("olmoe_1b_7b.parquet")), Workload())
+    with pytest.raises(PolicyError, match=r"policy/cache Hoarder left \d+ bytes more than its budget"):
+        replay(plan, [1] * 16, 64, 8, Hoarder, 200)
+
+
+def test_a_policy_that_forgets_to_forget_still_names_only_what_is_here():
+    class Forgetful(Lru):
+        def on_evict(self, blob):
+            pass
+
+    plan = Plan(open_trace(data_path("olmoe_1b_7b.parquet")), Workload())
+    forgetful, lru = (replay(plan, [1] * 16, 64, 8, policy, 200) for policy in (Forgetful, Lru))
+    assert forgetful.hits.sum() == lru.hits.sum() > 0
