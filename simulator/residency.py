@@ -183,10 +183,6 @@ class Tier:
                 partition.used_bytes -= self.sizes[transfer.blob]
         self.draining = still
 
-    def resident_bytes(self) -> int:
-        """Bytes reserved now, over all partitions."""
-        return sum({id(p): p.used_bytes for p in self.partitions}.values())
-
     def peak_bytes(self) -> int:
         """Sum of the partitions' high-water marks (bytes)."""
         return sum({id(p): p.peak_bytes for p in self.partitions}.values())

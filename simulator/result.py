@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
 from simulator.engine import seconds
+from simulator.runtime.loader import StagedLoader
 from simulator.runtime.worker import StepRecord
 from simulator.scenario import Scenario
 
@@ -241,6 +242,7 @@ class Result:
             "hit_rate": _hit_rate(measured),
             "hit_rate_decode": _hit_rate(decode),
             "hit_rate_prefill": _hit_rate(prefill),
+            "host_hit_rate": _host_hit_rate(self.run),
             "late_rate": _share(measured, "late"),
             "on_cpu_rate": _share(measured, "on_cpu"),
             "load_bytes": sum(r.load_bytes for r in measured),
@@ -399,6 +401,14 @@ def _peak_bytes(run: Run, rank: int) -> int:
 def _share(records: list[StepRecord], name: str) -> float | None:
     total = sum(r.hits + r.late + r.loads + r.on_cpu for r in records)
     return sum(getattr(r, name) for r in records) / total if total else None
+
+
+def _host_hit_rate(run: Run) -> float | None:
+    """Share of loads that found their expert in host memory, where home is an SSD (warm-up included)."""
+    staged = [worker.loader for worker in run.workers if isinstance(worker.loader, StagedLoader)]
+    hits = sum(loader.host_hits for loader in staged)
+    total = hits + sum(loader.host_misses for loader in staged)
+    return hits / total if total else None
 
 
 def _hit_rate(records: list[StepRecord]) -> float | None:

@@ -86,21 +86,12 @@ class Stream:
         """Let the clock catch up with this process's local time."""
         yield self.clock.at(time_ps, self.rank)
 
-    def landed_alone(self, transfer: Transfer) -> int | None:
-        """When `transfer` lands, if nobody can interfere before; None if that takes `landed`."""
-        fabric, clock = self.fabric, self.clock
-        if not self._others:
-            while transfer.landed_ps is None:
-                fabric.advance(fabric.next_ps)
-            return transfer.landed_ps
-        if clock.stepwise:
-            return transfer.landed_ps
-        while transfer.landed_ps is None and clock.quiet(fabric.next_ps):
-            fabric.advance(fabric.next_ps)
-        return transfer.landed_ps
-
     def landed(self, transfer: Transfer) -> Generator[Event, Any, int]:
         """Wait until `transfer` has landed (or was cancelled) and return that time in ps."""
-        while (landed_ps := self.landed_alone(transfer)) is None:
-            yield self.fabric.sleep(self.clock, transfer, self.rank)
-        return landed_ps
+        fabric, clock = self.fabric, self.clock
+        while transfer.landed_ps is None:
+            if not self._others or (not clock.stepwise and clock.quiet(fabric.next_ps)):
+                fabric.advance(fabric.next_ps)  # nobody can interfere before that instant
+            else:
+                yield fabric.sleep(clock, transfer, self.rank)
+        return transfer.landed_ps

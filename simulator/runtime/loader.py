@@ -33,10 +33,7 @@ class Loader:
 
 
 class StagedLoader(Loader):
-    """Home is an SSD: a miss in host memory is read from it first; host memory is a cache of its own.
-
-    `staging_bytes_peak` is what passed through host memory without finding room there.
-    """
+    """Home is an SSD: a miss in host memory is read from it first; host memory is a cache of its own."""
 
     def __init__(self, fabric: Fabric, lane: Lane, tier: Tier, reader: Lane, host: Tier) -> None:
         super().__init__(fabric, lane, tier)

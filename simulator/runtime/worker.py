@@ -249,9 +249,7 @@ class Worker(Stream):
                             yield from self.sync(t)
                         if fabric.next_ps <= t:
                             fabric.advance(t)
-                        landed = self.landed_alone(transfer)
-                        if landed is None:
-                            landed = yield from self.landed(transfer)
+                        landed = yield from self.landed(transfer)
                 else:
                     while (landed := transfer.landed_ps) is None:
                         fabric.advance(fabric.next_ps)
@@ -300,9 +298,7 @@ class Worker(Stream):
         """Wait for the experts on the host CPU, then for their activations' round trip."""
         assert self._cpu is not None
         for work in on_cpu:
-            landed = self.landed_alone(work)
-            if landed is None:
-                landed = yield from self.landed(work)
+            landed = yield from self.landed(work)
             if landed > t:
                 t = landed
                 self.path.waited_for(work)
@@ -336,9 +332,7 @@ class Worker(Stream):
                 left = left[admitted:]
             if queue:
                 transfer = queue.pop(0)
-                landed = self.landed_alone(transfer)
-                if landed is None:
-                    landed = yield from self.landed(transfer)
+                landed = yield from self.landed(transfer)
                 if landed > t:
                     t = landed
                     self.path.waited_for(transfer)
@@ -355,9 +349,7 @@ class Worker(Stream):
             if held is None and tier.draining:
                 held = tier.draining[0][0]
             if held is not None:
-                landed = self.landed_alone(held)
-                if landed is None:
-                    landed = yield from self.landed(held)
+                landed = yield from self.landed(held)
                 if landed > t:
                     t = landed
                     self.path.waited_for(held)
