@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs gallery clean
 demo: $(VENV)/.ready
 	$(BIN)/moesim demo
 
@@ -18,6 +18,13 @@ lint: $(VENV)/.ready-test
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
 
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "wrote build/docs/index.html"
+
+gallery: $(VENV)/.ready
+	$(BIN)/python docs/_ext/gallery.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "moesim needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
@@ -30,5 +37,9 @@ $(VENV)/.ready-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/.ready
 
+$(VENV)/.ready-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@ $(VENV)/.ready
+
 clean:
-	rm -rf $(VENV) build *.egg-info runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build docs/_generated *.egg-info runs .mypy_cache .ruff_cache .pytest_cache

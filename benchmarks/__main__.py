@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.cases import EXPERTS, LAYERS, TOP_K, bench_scenario, bench_trace
 from benchmarks.naive import Naive, Times
+from benchmarks.sweeps import measure
 from hwmodels import Platform
 from simulator.build import build
 from simulator.plan import Plan, Workload
@@ -126,7 +127,7 @@ def main() -> None:
             rows["replay"].append(accesses / seconds)
             rows["start"].append(start_up())
     medians = {name: statistics.median(values) for name, values in rows.items()}
-    latest = {
+    latest: dict[str, Any] = {
         "decode_tokens_per_cpu_s": round(medians["ours"], 1),
         "naive_decode_tokens_per_cpu_s": round(medians["rival"], 1),
         "ratio_to_naive": round(medians["ratio"], 2),
@@ -139,10 +140,14 @@ def main() -> None:
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
+    console.print("sweeps", style="dim")
+    latest["sweeps"] = measure()
     (Path(__file__).parent / "latest.json").write_text(json.dumps(latest, indent=2) + "\n")
     table = Table("what", "median", title=str(latest["case"]))
     for name in list(latest)[:5]:
         table.add_row(name, f"{latest[name]:,}")
+    for name, value in latest["sweeps"].items():
+        table.add_row(f"sweeps: {name}", f"{value:,}")
     console.print(table)
     console.print(f"{latest['machine']}; written to benchmarks/latest.json")
 

@@ -33,6 +33,12 @@ def listed(kind: str) -> list[dict[str, str]]:
             if group.startswith("policy/")
             for name in names
         ]
+    if kind == "figures":
+        from experiments.figures.definition import figure_file, figure_names, read_definition
+
+        return [
+            {"name": name, "description": read_definition(figure_file(name)).description} for name in figure_names()
+        ]
     group = KIND_GROUPS[kind]
     return [{"name": name, "description": describe(group, load(group, name))} for name in choices()[group]]
 

@@ -1,6 +1,7 @@
 """`moesim`: the command line. Commands are imported when called, so that `--help` is quick.
 
-Exit codes: 0 done; 2 something in the input is wrong, said in one sentence on stderr; 130 interrupted.
+Exit codes: 0 done; 1 done, but some points of a sweep failed; 2 something in the input is wrong, said in one
+sentence on stderr; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from typing import NoReturn
 _EPILOG = """\
 examples:
   moesim run system=transition_prefetch cache_gib=4 workload.requests=8
-  moesim run policy/cache=lru,lfu,belady cache_gib=2,4,8 -m
+  moesim sweep policy/cache=lru,lfu,belady 'cache_gib=range(2,9)'
   moesim run model=/path/my.yaml trace=/path/my.parquet
-  moesim list systems
 """
-KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments")
+KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments", "figures")
 
 
 class _UsageError(ValueError):
@@ -42,10 +42,51 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="simulate what the overrides describe (Hydra's grammar)")
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. system=cpu_in_place cache_gib=4")
+    overrides = run.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="e.g. system=cpu_in_place cache_gib=4"
+    )
+    overrides.completer = _complete  # type: ignore[attr-defined]
     run.add_argument("-m", "--multirun", action="store_true", help="run every combination of listed values")
+    run.add_argument("--dry-run", action="store_true", help="print the configuration, and what it would take")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    sweep = commands.add_parser("sweep", help="simulate every combination, on all cores, resumable")
+    overrides = sweep.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUES", help="e.g. policy/cache=lru,lfu cache_gib=2,4,8"
+    )
+    overrides.completer = _complete  # type: ignore[attr-defined]
+    sweep.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/sweep/<name>)")
+    sweep.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
+    sweep.add_argument("--batches", type=int, default=8, metavar="N", help="jobs, for hydra/launcher=NAME (default: 8)")
+    sweep.add_argument("--dry-run", action="store_true", help="print the configuration, and what it would take")
+    sweep.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    sweep.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+    search = commands.add_parser("search", help="look for the best points of a space (Optuna), resumable")
+    overrides = search.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUES", help="a,b or interval(1,8) or range(1,9)"
+    )
+    overrides.completer = _complete  # type: ignore[attr-defined]
+    search.add_argument("--minimize", action="append", default=[], metavar="METRIC", help="such as tpot_mean_s")
+    search.add_argument("--maximize", action="append", default=[], metavar="METRIC", help="several aims: Pareto front")
+    search.add_argument("--trials", type=int, default=100, metavar="N", help="points to run (default: 100)")
+    search.add_argument("--batch", type=int, default=8, metavar="N", help="points drawn at once (default: 8)")
+    search.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
+    search.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/search/<name>)")
+    search.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
+    search.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    search.add_argument("--json", action="store_true", help="print the best points as JSON")
+
+    figure = commands.add_parser("figure", help="draw a named figure (moesim list figures), running what it needs")
+    figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
+    figure.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="added to every run")
+    figure.add_argument("--out", metavar="FOLDER", help="folder to write (default: runs/figures)")
+    figure.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
+    text = "draw from this run or sweep folder, and run nothing; may be repeated"
+    figure.add_argument("--from", dest="sources", action="append", default=[], metavar="FOLDER", help=text)
+    figure.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    figure.add_argument("--json", action="store_true", help="print what was written as JSON")
 
     replay = commands.add_parser("replay", help="hits and misses of a cache policy on a trace, without time")
     replay.add_argument("trace", metavar="TRACE", help="name of a shipped trace, or a path")
@@ -57,6 +98,12 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--seed", type=int, default=0, help="of policies that draw (default: 0)")
     replay.add_argument("--rows", metavar="FILE", help="write one row per access (.csv or .parquet)")
     replay.add_argument("--json", action="store_true", help="print counts by phase and layer as JSON")
+
+    beside = commands.add_parser("compare", help="your own measured times per token beside those of a run")
+    beside.add_argument("run", metavar="RUN", help="folder of the run, such as runs/run")
+    beside.add_argument("measured", metavar="MEASURED.csv", help="columns request, token (from 0), latency_s or _ms")
+    beside.add_argument("--rows", metavar="FILE", help="write one row per token (.csv or .parquet)")
+    beside.add_argument("--json", action="store_true", help="print the figures as JSON")
 
     trace = commands.add_parser("trace", help="convert traces of other formats")
     actions = trace.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -76,14 +123,30 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="what a model, platform, trace, system or policy is")
     show.add_argument("name", metavar="NAME", help="as listed, such as rtx_3060 or model/gpt_oss_20b, or a path")
 
-    demo = commands.add_parser("demo", help="compare nine systems on a real trace; tables and figures in a minute")
+    demo = commands.add_parser("demo", help="nine systems on a real trace, in a minute")
     demo.add_argument("--out", default="runs/demo", help="folder to write (default: runs/demo)")
     demo.add_argument("--requests", type=int, default=10, help="how many requests of the trace (default: 10)")
     return top
 
 
+def _complete(prefix: str, **_: object) -> list[str]:
+    """What an override may go on with, for the shell: keys, and the choices of a group."""
+    from experiments.compose import choices, known_keys
+
+    groups = choices()
+    key, equals, value = prefix.partition("=")
+    if not equals:
+        return [f"{name}=" for name in (*groups, *known_keys())]
+    before = value[: value.rfind(",") + 1]
+    return [f"{key}={before}{name}" for name in groups.get(key, ())]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks how a line may go on
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
@@ -110,7 +173,7 @@ def _refuse(message: str) -> int:
 
 def _run(arguments: list[str]) -> int:
     options, rest = parser().parse_known_args(arguments)
-    if options.command == "run":
+    if options.command in ("run", "sweep", "search", "figure"):
         options.overrides += [item for item in rest if not item.startswith("-")]  # overrides behind a switch
         rest = [item for item in rest if item.startswith("-")]
     if rest:

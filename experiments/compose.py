@@ -25,7 +25,7 @@ from experiments.explain import ConfigError, explain, one_sentence
 CONF = Path(__file__).parent / "conf"
 OWN = "own_"  # prefix of the names given to files of one's own
 _ITEM = re.compile(r"'[^']*'|\"[^\"]*\"|[^,]+")
-_FREE = re.compile(r"(model|platform|policy\.\w+)\.")  # keys whose own readers refuse unknown names
+FREE = re.compile(r"(model|platform|policy\.\w+)\.")  # keys whose own readers refuse unknown names
 
 
 def choices() -> dict[str, list[str]]:
@@ -42,51 +42,64 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 
     Raises ConfigError, one sentence, for whatever is wrong with an override or a file it names.
     """
-    with _search_path(overrides) as (rewritten, sources):
+    cfg = compose_unnamed(overrides)
+    name_system(cfg, overrides)
+    return cfg
+
+
+def compose_unnamed(overrides: Sequence[str]) -> DictConfig:
+    """As `compose_config`, before `name_system`."""
+    with search_path(overrides) as (rewritten, sources):
         return _compose(rewritten, list(overrides), sources)
 
 
 def chosen(overrides: Sequence[str] = ()) -> dict[str, str]:
     """Group -> the choice made in it, for the groups of `choices`. Raises ConfigError as `compose_config`."""
-    with _search_path(overrides) as (rewritten, sources):
+    with search_path(overrides) as (rewritten, sources):
         made = _compose(rewritten, list(overrides), sources, with_hydra=True).hydra.runtime.choices
         return {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep, in order; `hydra.sweeper.params` of the experiment count too.
+    """The overrides of each run of a sweep, in order: every combination of the values of `axes`."""
+    return [list(run) for run in product(*axes(overrides).values())]
 
-    Raises ConfigError, one sentence, if they cannot be read.
+
+def axes(overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Key -> the overrides that set it, one for each of its values, in order.
+
+    `hydra.sweeper.params` of the experiment count too. Raises ConfigError, one sentence, if they cannot be read.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    with _search_path(overrides) as (rewritten, sources):
+    with search_path(overrides) as (rewritten, sources):
         try:
-            parsed = OverridesParser.create().parse_overrides(rewritten)
-            axes: dict[str, list[str]] = {}
-            for override in parsed:
+            found: dict[str, list[str]] = {}
+            for override in OverridesParser.create().parse_overrides(rewritten):
                 key = override.get_key_element()
                 if override.is_sweep_override():
-                    axes[key] = [f"{key}={item}" for item in override.sweep_string_iterator()]
+                    found[key] = [f"{key}={item}" for item in override.sweep_string_iterator()]
                 else:
-                    axes[key] = [override.input_line or ""]
-            firsts = [items[0] for items in axes.values()]
+                    found[key] = [override.input_line or ""]
+            firsts = [items[0] for items in found.values()]
             params = _compose(firsts, list(overrides), sources, with_hydra=True).hydra.sweeper.params or {}
-            named = {key.lstrip("+~") for key in axes}
+            named = {key.lstrip("+~") for key in found}
             extra = [f"{key}={value}" for key, value in params.items() if key not in named]
             for override in OverridesParser.create().parse_overrides(extra):
                 key = override.get_key_element()
                 sweep = override.is_sweep_override()
                 items = override.sweep_string_iterator() if sweep else [override.get_value_string()]
-                axes[key] = [f"{key}={item}" for item in items]
+                found[key] = [f"{key}={item}" for item in items]
         except HydraException as error:
-            raise ConfigError(explain(error, list(overrides), _known_keys(), choices(), sources)) from None
-    runs = [list(run) for run in product(*axes.values())]
-    return [[_restore(item, sources) for item in run if not item.startswith("hydra.")] for run in runs]
+            raise ConfigError(explain(error, list(overrides), known_keys(), choices(), sources)) from None
+    return {
+        key: [restore(item, sources) for item in items] for key, items in found.items() if not key.startswith("hydra.")
+    }
 
 
-def _restore(override: str, sources: dict[str, str]) -> str:
+def restore(override: str, sources: dict[str, str]) -> str:
+    """An override of `search_path` as it was given."""
     key, _, value = override.partition("=")
     return f"{key}='{sources[value]}'" if value in sources else override
 
@@ -101,38 +114,40 @@ def _compose(
     schema.register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", [_force(item) for item in overrides], return_hydra_config=with_hydra)
-        if with_hydra:
-            return cfg
-        plain = OmegaConf.to_container(cfg, resolve=True)
-        checked = OmegaConf.merge(OmegaConf.structured(schema.Config), plain)
-        assert isinstance(checked, DictConfig)
-        OmegaConf.to_container(checked, throw_on_missing=True)
+            cfg = compose("config", [force(item) for item in overrides], return_hydra_config=with_hydra)
+        return cfg if with_hydra else checked(cfg)
     except (HydraException, OmegaConfBaseException, TypeError, AttributeError, ValueError) as error:
         # Hydra meets some odd overrides (a list for a group) with a bare TypeError or ValueError
-        raise ConfigError(explain(error, given, _known_keys(), choices(), sources)) from None
+        raise ConfigError(explain(error, given, known_keys(), choices(), sources)) from None
     finally:
         GlobalHydra.instance().clear()
-    _label(checked, given)
-    return checked
 
 
-def _label(cfg: DictConfig, given: list[str]) -> None:
+def checked(cfg: DictConfig) -> DictConfig:
+    """A composed configuration, resolved, with every key known and of its type. Raises OmegaConf's errors."""
+    merged = OmegaConf.merge(OmegaConf.structured(schema.Config), OmegaConf.to_container(cfg, resolve=True))
+    assert isinstance(merged, DictConfig)
+    OmegaConf.to_container(merged, throw_on_missing=True)
+    return merged
+
+
+def name_system(cfg: Any, given: Sequence[str]) -> None:
     """Name the system after its file if it has no name, and say what was changed of it."""
     for group in ("system", "experiment"):
         chosen = [item.partition("=")[2].strip("'\"") for item in given if item.lstrip("+").startswith(f"{group}=")]
-        if not cfg[group].name and chosen and chosen[-1] not in ("null", ""):
-            cfg[group].name = Path(chosen[-1]).stem
+        if not cfg[group]["name"] and chosen and chosen[-1] not in ("null", ""):
+            cfg[group]["name"] = Path(chosen[-1]).stem
     changed = [item for item in given if item.lstrip("+").startswith("policy")]
     if changed:
-        cfg.system.name = " ".join([cfg.system.name or "custom", "with", *changed])
+        cfg["system"]["name"] = " ".join([cfg["system"]["name"] or "custom", "with", *changed])
 
 
-def _force(override: str) -> str:
-    return f"++{override}" if _FREE.match(override) and "=" in override else override
+def force(override: str) -> str:
+    """Let an override add a key where those who read the part, not the schema, refuse unknown ones."""
+    return f"++{override}" if FREE.match(override) and "=" in override else override
 
 
-def _known_keys() -> list[str]:
+def known_keys() -> list[str]:
     """Every key that the schema knows, dotted."""
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
@@ -149,7 +164,7 @@ def _known_keys() -> list[str]:
 
 
 @contextmanager
-def _search_path(overrides: Sequence[str]) -> Iterator[tuple[list[str], dict[str, str]]]:
+def search_path(overrides: Sequence[str]) -> Iterator[tuple[list[str], dict[str, str]]]:
     """Overrides with paths replaced by names, and name -> path as given; the folder lasts as long as this."""
     folder = Path(tempfile.mkdtemp(prefix="moesim-"))
     try:
@@ -157,7 +172,7 @@ def _search_path(overrides: Sequence[str]) -> Iterator[tuple[list[str], dict[str
         groups = choices()
         for item in overrides:
             if item.lstrip("+~").startswith("hydra"):
-                raise ConfigError(f"{item}: Hydra's own settings are not for moesim's command line.")
+                raise ConfigError(f"{item}: of Hydra's own settings only the launcher's are taken, and only with -m.")
         rewritten = [_rewrite(item, groups, folder, sources) for item in overrides]
         if sources:
             rewritten.append(f"hydra.searchpath=['file://{folder.as_posix()}']")
@@ -237,7 +252,7 @@ def _check_keys(node: DictConfig, path: Path, structure: type) -> None:
     try:
         OmegaConf.merge(OmegaConf.structured(structure), kept)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {explain(error, [], _known_keys(), choices(), {})}") from None
+        raise ConfigError(f"{path}: {explain(error, [], known_keys(), choices(), {})}") from None
 
 
 def read_yaml(path: Path) -> DictConfig:

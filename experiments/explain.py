@@ -65,7 +65,7 @@ def explain(
             f"cannot read '{given}'; expected key=value, with the value in quotes if it has blanks or odd characters."
         )
     if match := re.search(r"Ambiguous value for argument '(.*?)'\n", message):
-        return f"'{match.group(1)}' gives several values; add -m to run each of them."
+        return f"'{match.group(1)}' gives several values; `moesim sweep`, or -m, runs each of them."
     if match := re.search(r"Key '([^']+)' (?:not in|is not in)", detail):
         full = re.search(r"full_key: (\S+)", detail)
         return _unknown(full.group(1) if full else match.group(1), overrides, keys, groups)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, make_dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +19,8 @@ from experiments.explain import ConfigError, one_sentence
 from experiments.schema import roles
 from hwmodels.strict import strict
 from simulator.policies import Policy
+
+OURS = ("traces", "hwmodels", "simulator", "experiments")
 
 
 def make_policy(node: Mapping[Any, Any], role: str, where: str = "") -> Callable[[], Any]:
@@ -51,9 +57,34 @@ def policy_class(target: Any, role: str, where: str = "") -> type[Policy]:
         raise ConfigError(f"{where} must name the class of the policy, such as simulator.policies.cache.lru.Lru.")
     module, _, name = target.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        kind = getattr(_module(module), name)
     except Exception as error:  # importing somebody's module may raise anything
         raise ConfigError(f"{where} names '{target}', which cannot be loaded: {one_sentence(error)}") from None
     if not (inspect.isclass(kind) and issubclass(kind, roles()[role])):
         raise ConfigError(f"{where} names '{target}', which is no {roles()[role].__name__}.")
     return kind
+
+
+_read: dict[str, str] = {}  # module of somebody's own -> digest of the file as it was read
+
+
+def _module(name: str) -> ModuleType:
+    """A module; one of somebody's own is read again if its file has changed, as in a notebook."""
+    module = importlib.import_module(name)
+    digest = source_digest(f"{name}.")
+    if _read.setdefault(name, digest) != digest:
+        module = importlib.reload(module)
+        _read[name] = digest
+    return module
+
+
+def source_digest(target: str) -> str:
+    """SHA-256, hexadecimal, of the file of a class of somebody's own; empty for ours, or where there is no file."""
+    name = target.rpartition(".")[0]
+    if name.partition(".")[0] in OURS:
+        return ""
+    try:
+        found = importlib.util.find_spec(name)
+        return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else ""
+    except (ImportError, OSError, ValueError):
+        return ""

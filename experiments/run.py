@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -10,59 +11,125 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.explain import ConfigError
-from experiments.policy import make_policy
+from experiments.policy import make_policy, source_digest
 from experiments.schema import roles
 from hwmodels import Platform
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.scenario import Scenario, Settings, System
-from traces import data_path, open_trace
+from traces import Trace, data_path, open_trace
 
 if TYPE_CHECKING:
     from simulator.result import Result
 
+T = TypeVar("T")
 GIB = 2**30
+KEPT = 256  # models, platforms, policies or traces of each kind kept between runs of one process
 TABLES = ("steps", "requests", "layers", "experts", "devices", "links")
 MARK = "provenance.json"  # a folder that holds it, and nothing that we do not write, is a run folder of ours
 FILES = (MARK, "summary.json", "config.yaml", "timeline.json", *(f"{table}.parquet" for table in TABLES))
 _AT_LEAST = {"settings.workspace_bytes": 0, "settings.chunk_bytes": 1, "settings.io_threads": 1, "seed": 0}
 
 
-def scenario_from_config(cfg: DictConfig) -> Scenario:
-    """The scenario that a composed configuration describes.
+def plain(cfg: Mapping[Any, Any]) -> dict[str, Any]:
+    """A composed configuration as plain nested dicts and lists; a plain one as it is."""
+    content: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
+    assert isinstance(content, dict)
+    return content
 
+
+def scenario_from_config(cfg: Mapping[str, Any]) -> Scenario:
+    """The scenario that a composed configuration, or its plain form, describes.
+
+    What was read before is not read again: models, platforms and policies are kept by content, traces by file.
     Raises ModelError, PlatformError, TraceError or ConfigError, one sentence each.
     """
+    cfg = plain(cfg)
     check_numbers(cfg)
     settings = Settings(
-        cache_bytes=_bytes(cfg.cache_gib),
-        host_cache_bytes=_bytes(cfg.host_cache_gib),
-        seed=cfg.seed,
-        timeline=cfg.timeline,
-        reference=cfg.reference,
-        **cfg.settings,
+        cache_bytes=_bytes(cfg["cache_gib"]),
+        host_cache_bytes=_bytes(cfg["host_cache_gib"]),
+        seed=cfg["seed"],
+        timeline=cfg["timeline"],
+        reference=cfg["reference"],
+        **cfg["settings"],
     )
     return Scenario(
-        model=ModelSpec.from_mapping(cfg.model, f"model {cfg.model.get('name', '')}".strip()),
-        trace=open_trace(data_path(cfg.trace.path)),
-        platform=Platform.from_mapping(cfg.platform, f"platform {cfg.platform.get('name', '')}".strip()),
+        model=_model(cfg["model"]),
+        trace=trace_of(cfg),
+        platform=_platform(cfg["platform"]),
         system=System(
-            name=cfg.system.name or "custom", **{role: make_policy(cfg.policy[role], role) for role in roles()}
+            name=cfg["system"]["name"] or "custom",
+            **{role: _policy(cfg["policy"][role], role, _digest(cfg["policy"][role])) for role in roles()},
         ),
-        workload=Workload(**cfg.workload),
+        workload=Workload(**cfg["workload"]),
         settings=settings,
     )
 
 
-def run_config(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> Result:
+def _by_content(read: Callable[..., T]) -> Callable[..., T]:
+    """Keep what `read` made of a mapping, by the mapping's content; the oldest go when there are many."""
+    kept: dict[Any, T] = {}
+
+    @functools.wraps(read)
+    def wrapped(node: Any, *rest: Any) -> T:
+        key = (repr(node), *rest)
+        if key not in kept:
+            if len(kept) >= KEPT:
+                del kept[next(iter(kept))]
+            kept[key] = read(node, *rest)
+        return kept[key]
+
+    return wrapped
+
+
+@_by_content
+def _model(node: Mapping[str, Any]) -> ModelSpec:
+    return ModelSpec.from_mapping(node, f"model {node.get('name', '')}".strip())
+
+
+@_by_content
+def _platform(node: Mapping[str, Any]) -> Platform:
+    return Platform.from_mapping(node, f"platform {node.get('name', '')}".strip())
+
+
+@_by_content
+def _policy(node: Mapping[str, Any], role: str, digest: str) -> Callable[[], Any]:
+    return make_policy(node, role)
+
+
+def _digest(node: Mapping[str, Any]) -> str:
+    """Of a policy's source, so that one of the user's own is made anew once its file has changed."""
+    return source_digest(str(node.get("_target_")))
+
+
+@_by_content
+def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
+    return open_trace(path)
+
+
+def trace_of(cfg: Mapping[str, Any]) -> Trace:
+    """The trace a configuration names, opened once for as long as its file stays as it is."""
+    path = data_path(cfg["trace"]["path"])
+    stat = path.stat() if path.is_file() else None
+    return _trace(path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0))
+
+
+def run_config(cfg: Mapping[str, Any], progress: Callable[[int], None] | None = None) -> Result:
     """Run a composed configuration; `progress(tokens)` is called for every step.
 
     Raises the one-sentence errors of `scenario_from_config` and of the simulator's `build`.
+
+    >>> from experiments.compose import compose_config
+    >>> overrides = ["cache_gib=4", "workload.requests=1", "workload.max_decode_tokens=4"]
+    >>> result = run_config(compose_config([*overrides, "reference=false"]))
+    >>> result.summary["decode_tokens"], round(result.summary["hit_rate"], 3)
+    (4, 0.448)
     """
     from simulator.result import simulate
 
@@ -73,14 +140,15 @@ def _bytes(gib: float | None) -> int | None:
     return None if gib is None else round(gib * GIB)
 
 
-def check_numbers(cfg: DictConfig) -> None:
+def check_numbers(cfg: Mapping[str, Any]) -> None:
     """Raise ConfigError for values that no run can have, whatever the model and platform."""
     for key, least in _AT_LEAST.items():
-        value = OmegaConf.select(cfg, key)
+        group, _, name = key.rpartition(".")
+        value = cfg[group][name] if group else cfg[name]
         if value < least:
             raise ConfigError(f"{key} is {value}; expected at least {least}.")
-    if not cfg.out and (not cfg.name.strip() or ".." in Path(cfg.name).parts):
-        raise ConfigError(f"name is '{cfg.name}'; expected text that can name a folder.")
+    if not cfg["out"] and (not cfg["name"].strip() or ".." in Path(cfg["name"]).parts):
+        raise ConfigError(f"name is '{cfg['name']}'; expected text that can name a folder.")
     for key in ("cache_gib", "host_cache_gib"):
         value = cfg[key]
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -97,18 +165,16 @@ def run_folder(cfg: DictConfig) -> Path:
 
 def config_hash(cfg: DictConfig) -> str:
     """SHA-256 of the configuration without `out`, hexadecimal."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    content.pop("out")
+    content = {key: value for key, value in plain(cfg).items() if key != "out"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def check_folder(folder: Path, ours: Collection[str] = FILES) -> None:
-    """Raise ConfigError unless `folder` can be written and is new, empty or a run folder with files of `ours`."""
+def check_folder(folder: Path, ours: Collection[str] = FILES, mark: str = MARK) -> None:
+    """Raise ConfigError unless `folder` can be written and is new, empty, or holds `mark` and only files of `ours`."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out={folder}: there is a file of that name; expected a folder.")
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    strange = [name for name in held if name not in ours] or (held if MARK not in held else [])
+    strange = [name for name in held if name not in ours] or (held if mark not in held else [])
     if strange:
         raise ConfigError(f"out={folder}: the folder holds '{strange[0]}', which is no part of a run; choose another.")
     parent = next(path for path in (folder.parent, *folder.parent.parents) if path.exists())
@@ -153,13 +219,11 @@ def write_result(result: Result, cfg: DictConfig, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def write_timeline(result: Result, path: Path, limit_ps: int | None = None) -> None:
-    """Write the Chrome trace of a run made with `timeline`, up to `limit_ps`."""
-    from simulator.timeline import chrome_trace, write_chrome_trace
+def write_timeline(result: Result, path: Path) -> None:
+    """Write the Chrome trace of a run made with `timeline`."""
+    from simulator.chrome_trace import chrome_trace, write_chrome_trace
 
-    run = result.run
-    trace = chrome_trace(run.timeline or [], run.fabric.log or [], run.scenario.model.experts, limit_ps)
-    write_chrome_trace(path, trace)
+    write_chrome_trace(path, chrome_trace(result.run))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,86 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from simulator.words import CAUSES, percent, seconds, size, summary_rows, time_shares
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-# what the critical path waited for, in words
-CAUSES = {
-    "hbm": "GPU memory (HBM)",
-    "compute": "computing",
-    "overhead": "launches",
-    "pcie": "PCIe",
-    "cpu": "CPU experts",
-    "ssd": "SSD",
-    "dram": "host memory",
-    "all_to_all": "all-to-all",
-    "nvlink": "NVLink",
-}
-
-
-def seconds(value: float) -> str:
-    """A duration with a fitting unit and three digits: 1.23 s, 19.5 ms, 4.00 us."""
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
-        if value * factor >= 1 or unit == "us":
-            break
-    number = value * factor
-    return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {unit}"
-
-
-def size(value: float) -> str:
-    """Bytes in GiB or MiB."""
-    return f"{value / 2**30:.2f} GiB" if value >= 2**29 else f"{value / 2**20:.1f} MiB"
-
-
-def percent(value: float | None) -> str:
-    """A share in per cent, a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def time_shares(attribution: dict[str, float]) -> str:
-    """Where the time went, the largest share first."""
-    shares = sorted(attribution.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{CAUSES.get(name, name)} {100 * share:.1f} %" for name, share in shares if share >= 0.0005)
-
-
-def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
-    """(what, how much) of a run."""
-    s = entry["summary"]
-    tpot = s["tpot_mean_s"]
-    rows = [("requests", f"{s['requests']} ({s['prefill_tokens']} prompt and {s['decode_tokens']} decoded tokens)")]
-    if tpot is not None:
-        rows += [
-            ("tokens/s", f"{s['tokens_per_s']:.2f}"),
-            ("TPOT", f"{seconds(tpot)} mean, {seconds(s['tpot_p50_s'])} median, {seconds(s['tpot_p99_s'])} p99"),
-        ]
-    rows.append(("TTFT", "not in trace" if s["ttft_mean_s"] is None else f"{seconds(s['ttft_mean_s'])} mean"))
-    rate = percent(s["hit_rate"])
-    extra = [f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "on CPU")) if s[key]]
-    rows.append(("hit rate", ", ".join([rate, *extra])))
-    rows.append(("time went to", time_shares(s["attribution"])))
-    loaded = f"{size(s['load_bytes'])} on demand"
-    if s["prefetch_bytes"]:
-        loaded += f", {size(s['prefetch_bytes'])} prefetched ({percent(s['prefetch_useful_rate'])} of fetches useful)"
-    rows.append(("loaded", loaded))
-    rows += _distances(s, tpot)
-    peak = size(s["memory_peak_bytes"])
-    rows.append(("memory", f"expert budget {size(s['cache_bytes'])}; {peak} of all in use at the peak"))
-    rows.append(("energy", f"{s['energy_per_token_j']:.3g} J per token"))
-    rows += [("remark", remark) for remark in entry["remarks"]]
-    return rows
-
-
-def _distances(s: dict[str, Any], tpot: float | None) -> list[tuple[str, str]]:
-    rows = []
-    for key, name in (("reference", "clairvoyant"), ("physics", "physics bound")):
-        bound = s[f"{key}_tpot_s"]
-        if bound is not None and tpot is not None and bound > 0:
-            rows.append((name, f"TPOT {seconds(bound)}; this run takes {tpot / bound:.2f} times as long"))
-        elif s[f"{key}_duration_s"] is not None and tpot is None and s[f"{key}_duration_s"] > 0:
-            rows.append((name, f"{seconds(s[f'{key}_duration_s'])} for all"))
-        else:
-            rows.append((name, "not defined here"))
-    return rows
+__all__ = ["CAUSES", "percent", "seconds", "size", "summary_rows", "summary_table", "time_shares"]
 
 
 def summary_table(entry: dict[str, Any], cfg: DictConfig) -> Table:

@@ -39,6 +39,12 @@ def time_s(work: Work, device: Device) -> Array:
     """Seconds, elementwise: launch_overhead_s + max(flops / (peak · e_c), bytes / (read bandwidth · e_m)).
 
     e_c and e_m are the efficiencies of the kind of work (hwmodels.efficiency). No work takes no time.
+
+    >>> gpu = Device(kind="gpu", source="made up", peak_flop_per_s={"bf16": 1e12}, memory_read_bytes_per_s=1e9,
+    ...              launch_overhead_s=0.5, compute_efficiency={"gemm": 0.5}, memory_efficiency={"gemm": 1.0})
+    >>> work = Work("gemm", "bf16", flops=np.array([1e12, 1e9]), size_bytes=np.array([1e9, 1e9]))
+    >>> time_s(work, gpu).tolist()  # 0.5 s and max(1e12 / 5e11, 1e9 / 1e9) = 2 s; then 1e9 / 1e9 = 1 s
+    [2.5, 1.5]
     """
     compute, memory = _compute_and_memory_s(work, device, efficiency(device, work.kind))
     busy = np.maximum(compute, memory)

@@ -37,6 +37,22 @@ class Platform:
     workers     processors which run the model: GPUs, or the CPU of a phone
     home        memory (dram or ssd) where all expert weights lie at the start
     cpu         socket which may execute experts in place beside the workers, or None
+
+    >>> memory = {"memory_capacity_bytes": "64 GiB", "memory_read_bytes_per_s": "80 GB/s", "source": "made up"}
+    >>> link = {"kind": "pcie", "a": "dram", "bandwidth_bytes_per_s": "32 GB/s", "source": "made up"}
+    >>> devices = {
+    ...     "gpu0": {"kind": "gpu", "peak_flop_per_s": {"bf16": "70 TFLOP/s"}, **memory},
+    ...     "dram": {"kind": "dram", **memory},
+    ...     "ssd": {"kind": "ssd", **memory},
+    ... }
+    >>> links = [{"name": "pcie0", "b": "gpu0", **link}, {"name": "nvme", "b": "ssd", **link}]
+    >>> box = Platform.from_mapping(
+    ...     {"name": "box", "workers": ["gpu0"], "home": "ssd", "devices": devices, "links": links}
+    ... )
+    >>> [link.name for link in box.route("ssd", "gpu0")]
+    ['nvme', 'pcie0']
+    >>> box.hops("ssd", "gpu0")
+    [('ssd', 'dram'), ('dram', 'gpu0')]
     """
 
     name: str
@@ -75,6 +91,11 @@ class Platform:
                 raise PlatformError(f"{where}: field 'links' must connect {ends}.") from None
         return platform
 
+    def _repr_html_(self) -> str:
+        from hwmodels.drawing import platform_html
+
+        return platform_html(self)
+
     @cached_property
     def graph(self) -> "nx.MultiGraph[str]":
         """Devices as nodes (attribute `device`), links as edges (key: name, attribute `link`)."""
@@ -106,6 +127,15 @@ class Platform:
         start, end = self.memory_of(src).name, self.memory_of(dst).name
         if start == end:
             return ()
+        if (start, end) not in self._routes:
+            self._routes[start, end] = self._route(start, end)
+        return self._routes[start, end]
+
+    @cached_property
+    def _routes(self) -> dict[tuple[str, str], tuple[Link, ...]]:
+        return {}
+
+    def _route(self, start: str, end: str) -> tuple[Link, ...]:
         import networkx as nx
 
         by_name = {link.name: link for link in self.links}

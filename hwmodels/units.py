@@ -39,6 +39,7 @@ _EXAMPLES = {
     "s": "10 us",
     "w": "170 W",
 }
+_SHOWN = {"flop_per_s": "FLOP/s"}  # of several spellings, the one to write
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(\S*)\s*")
 
 
@@ -69,6 +70,29 @@ def parse_quantity(text: str | int | float, unit: str) -> float:
     if not math.isfinite(value):
         raise PlatformError(f"{text!r} is no finite number with a unit; {wanted}.")
     return value
+
+
+def format_quantity(value: float, unit: str) -> str:
+    """`value` in SI units as text with a fitting prefix and at most four digits; `unit` is one of `UNITS`.
+
+    Bytes get the prefix, binary or decimal, that needs fewer digits.
+
+    >>> format_quantity(31.5e9, "bytes_per_s"), format_quantity(12 * 2**30, "bytes"), format_quantity(4e-6, "s")
+    ('31.5 GB/s', '12 GiB', '4 us')
+    """
+    exact = Decimal(str(value))
+    texts = []
+    for binary in (True, False):
+        known = {
+            name: factor
+            for name, factor in UNITS[unit].items()
+            if name.endswith(_SHOWN.get(unit, "")) and ("i" in name) == binary and (not binary or unit == "bytes")
+        }
+        fitting = [name for name in known if known[name] <= abs(exact)] or [name for name in known if known[name] == 1]
+        if fitting:
+            name = max(fitting, key=lambda name: known[name])
+            texts.append(f"{float(exact / known[name]):.4g} {name}")
+    return min(texts, key=len)
 
 
 def unit_of_key(key: str) -> str | None:

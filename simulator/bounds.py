@@ -67,7 +67,7 @@ class _Pass:
     def __init__(self, run: Run, ideal: bool, belady: bool, warmup_batches: int) -> None:
         scenario, platform = run.scenario, run.scenario.platform
         device = platform.device(platform.workers[0])
-        dense = DenseCosts(scenario.model, device, ideal)
+        dense = DenseCosts.of(scenario.model, device, ideal)
         experts = ExpertCosts(scenario.model, run.layer_expert_bytes, device, ideal)
         single = [experts.of(layer, 1)[0] for layer in range(len(run.layer_expert_bytes))]
         tier = _belady_tier(run) if belady else None

@@ -20,6 +20,7 @@ from simulator.residency import RESIDENT, Partition, Tier
 from simulator.runtime.costs import DenseCosts, ExpertCosts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.recorder import Recorder
 from simulator.runtime.worker import CpuExperts, Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
 from traces import RequestTrace
@@ -58,7 +59,7 @@ class Run:
     host: Tier | None
     layer_expert_bytes: list[int]
     remarks: list[str]
-    timeline: list[tuple[str, str, int, int]] | None
+    recorder: Recorder | None
     initial: list[int] = field(default_factory=list)
 
 
@@ -88,9 +89,9 @@ class _Builder:
         self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"))
         self.workers = scenario.platform.workers
         self.clock = Clock(stepwise=settings.stepwise)
-        self.fabric = Fabric(log=[] if settings.timeline else None)
+        self.fabric = Fabric()
         self.media: dict[str, Medium] = {}
-        self.timeline: list[tuple[str, str, int, int]] | None = [] if settings.timeline else None
+        self.recorder: Recorder | None = None
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
         model, meta = self.scenario.model, self.scenario.trace.meta
@@ -132,6 +133,10 @@ class _Builder:
         tasks = system.pipeline().tasks(layers, count)
         memories = [self._memory(worker, owners, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
+        if scenario.settings.timeline:
+            served, batch_size = len(self.plan.indices), scenario.workload.batch_size
+            self.recorder = Recorder(scenario.settings, served, batch_size, model.experts, host, self.remarks)
+            self.fabric.log = self.recorder.log
         steps = self._counted() if self.progress is not None else iter(self.plan)
         self._shared_steps = itertools.tee(steps, count)  # workers meet after every step, so little is kept
         exchange = self._exchange(owners) if count > 1 else None
@@ -153,7 +158,7 @@ class _Builder:
             host=host,
             layer_expert_bytes=self.layer_bytes,
             remarks=self.remarks,
-            timeline=self.timeline,
+            recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
         )
 
@@ -349,13 +354,13 @@ class _Builder:
             tasks=[task for task in tasks if task.worker == rank],
             tier=tier,
             loader=loader,
-            dense=DenseCosts(model, device),
+            dense=DenseCosts.of(model, device),
             expert_costs=ExpertCosts(model, self.layer_bytes, device),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
             exchange=exchange,
-            timeline=self.timeline,
+            recorder=self.recorder,
         )
 
     def _cpu_experts(self, worker: str) -> CpuExperts:

@@ -96,6 +96,11 @@ class ModelSpec:
             raise ModelError(f"{where}: {problem}.")
         return spec
 
+    def _repr_html_(self) -> str:
+        from simulator.drawing import model_html
+
+        return model_html(self)
+
     def with_experts_bits(self, bits: float) -> "ModelSpec":
         """The same model with its routed experts stored in `bits` per weight, scales included."""
         if not 0 < bits <= 64:

@@ -75,6 +75,14 @@ class Plan:
 
     `guess(rows, following)` is a predictor's hook (see policies/prediction/base.py): it turns the
     routing of consecutive tokens into blobs to fetch after each layer.
+
+    >>> from traces import data_path, open_trace
+    >>> trace = open_trace(data_path("gpt_oss_20b.parquet"))
+    >>> plan = Plan(trace, Workload(requests=1, max_decode_tokens=2))
+    >>> for step in plan:  # the context length after it, and the experts asked for in the first layer
+    ...     print(step.kv_tokens, step.groups[0][0])
+    [127] [31, 21, 22, 6]
+    [128] [4, 5, 3, 9]
     """
 
     def __init__(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
@@ -42,6 +42,12 @@ def simulate(scenario: Scenario, progress: Callable[[int], None] | None = None) 
     return result
 
 
+@cache
+def _threads() -> ThreadpoolController:
+    """The libraries with threads of their own; finding them takes a millisecond."""
+    return ThreadpoolController()
+
+
 def run_clock(run: Run) -> None:
     """Start the workers of a built run and let the clock run to the end.
 
@@ -52,7 +58,7 @@ def run_clock(run: Run) -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with threadpool_limits(1, "blas"):
+        with _threads().limit(limits=1, user_api="blas"):
             run.clock.run(until=run.clock.all_of(processes))
     finally:
         if collecting:
@@ -65,6 +71,15 @@ class Result:
     """A finished run. Tables are built when asked for; times in seconds, sizes in bytes."""
 
     run: Run
+
+    def __repr__(self) -> str:
+        made = self.run.scenario
+        return f"<Result of {made.system.name}: {made.model.name} on {made.platform.name}, {len(self.records)} steps>"
+
+    def _repr_html_(self) -> str:
+        from simulator.drawing import result_html
+
+        return result_html(self)
 
     # ---- tables
 
@@ -113,10 +128,15 @@ class Result:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """One row per request. ttft_s is missing where the trace has no prompt routing."""
+        """One row per request. Missing: ttft_s where the trace has no prompt routing, hits and accesses in batches."""
         import pandas as pd
 
-        return pd.DataFrame(_request_rows(self.records, self.warmup_batches))
+        return pd.DataFrame(self.request_rows)
+
+    @cached_property
+    def request_rows(self) -> list[dict[str, Any]]:
+        """The rows of `requests` as plain values."""
+        return _request_rows(self.records, self.warmup_batches)
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -222,7 +242,7 @@ class Result:
         prefill_s = seconds(sum(r.end_ps - r.start_ps for r in prefill))
         decode_tokens = sum(r.tokens for r in decode)
         total_s = seconds(sum(self.attribution_ps.values()))
-        rows = [r for r in _request_rows(self.records, self.warmup_batches) if not r["warmup"]]
+        rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
         energy = sum(row["energy_j"] for row in _device_rows(self.run, seconds(self.duration_ps)))
         all_tokens = sum(r.tokens for r in self.records)
@@ -334,7 +354,14 @@ def _request_rows(records: list[StepRecord], warmup_batches: int) -> list[dict[s
                     "prefill_ps": None,
                     "decode_ps": 0,
                     "decode_tokens": 0,
+                    "hits": 0,
+                    "accesses": 0,
                 }
+            if len(record.requests) > 1:
+                row["hits"] = row["accesses"] = None  # of the batch, not of a request
+            elif row["hits"] is not None:
+                row["hits"] += record.hits
+                row["accesses"] += record.hits + record.late + record.loads + record.on_cpu
             if record.prefill:
                 row["prefill_ps"] = record.end_ps - row["start_ps"]
             else:
@@ -353,6 +380,8 @@ def _request_rows(records: list[StepRecord], warmup_batches: int) -> list[dict[s
             "ttft_s": seconds(row["prefill_ps"]) if row["prefill_ps"] is not None else None,
             "tpot_s": seconds(row["decode_ps"]) / row["decode_tokens"] if row["decode_tokens"] else None,
             "latency_s": seconds(row["end_ps"] - row["start_ps"]),
+            "hits": row["hits"],
+            "accesses": row["accesses"],
         }
         for row in rows.values()
     ]

@@ -36,6 +36,11 @@ class System:
     pipeline: Callable[[], PipelinePolicy]
     name: str = "custom"
 
+    def _repr_html_(self) -> str:
+        from simulator.drawing import system_html
+
+        return system_html(self)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -46,7 +51,9 @@ class Settings:
     (None: three quarters of it); workspace_bytes: activations and runtime, per worker; chunk_bytes:
     grain at which copies can be displaced or cancelled; io_threads: SSD reads at once; seed: of
     every random draw; stepwise: an event for every operation (slow, same result); timeline: keep
-    every segment for a Chrome trace; reference: compute the clairvoyant reference too.
+    compute and transfers for a Chrome trace; timeline_requests: of how many requests, spread evenly over
+    the run (None: of all); timeline_slices: about how many slices in all, so that the file stays some
+    tens of MB (None: no limit); reference: compute the clairvoyant reference too.
     """
 
     cache_bytes: int | None = None
@@ -57,7 +64,15 @@ class Settings:
     seed: int = 0
     stepwise: bool = False
     timeline: bool = False
+    timeline_requests: int | None = 4
+    timeline_slices: int | None = 100_000
     reference: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("timeline_requests", "timeline_slices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ScenarioError(f"settings.{name} is {value}; expected at least 1, or null for no limit.")
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,8 @@ def run(
     **settings: Any,
 ) -> Result:
     """Simulate with no workspace and the transfers logged, unless said otherwise."""
-    settings = {"workspace_bytes": 0, "timeline": True, **settings}
+    everything = {"timeline": True, "timeline_requests": None, "timeline_slices": None}
+    settings = {"workspace_bytes": 0, **everything, **settings}
     return simulate(Scenario(model, trace, platform, choice or system(), workload or Workload(), Settings(**settings)))
 
 

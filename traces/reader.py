@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,10 +28,14 @@ from traces.schema import (
 _DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 
+KEPT_BYTES = 128 * 2**20
+
+
 class Trace:
     """An open trace file: its metadata, its request table, and its requests on demand.
 
-    Iterating reads one request at a time; nothing is kept, so memory is bounded by the longest request.
+    Iterating reads one request at a time. The requests read last are kept, up to KEPT_BYTES of them, since
+    runs read the same few again; memory is bounded by that and the longest request.
     """
 
     def __init__(self, path: Path, file: pq.ParquetFile, meta: TraceMeta, requests: tuple[RequestInfo, ...]) -> None:
@@ -39,9 +44,16 @@ class Trace:
         self.requests = requests
         self._file = file
         self._schema = arrow_schema(meta)
+        self._kept: OrderedDict[int, RequestTrace] = OrderedDict()  # the one read last at the end
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    def _repr_html_(self) -> str:
+        from traces.drawing import trace_html
+
+        return trace_html(self)
 
     def __iter__(self) -> Iterator[RequestTrace]:
         for index in range(len(self)):
@@ -55,6 +67,17 @@ class Trace:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path.name}: there is no request at index {index}; there are {len(self)}.")
+        request = self._kept.get(index)
+        if request is None:
+            request = self._kept[index] = self._read(index)
+            self._kept_bytes += request.size_bytes
+            while self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].size_bytes
+        else:
+            self._kept.move_to_end(index)
+        return request
+
+    def _read(self, index: int) -> RequestTrace:
         info, where = self.requests[index], f"{self.path.name}: request {self.requests[index].id}"
         try:
             table = self._file.read_row_group(index, use_threads=False)
@@ -93,8 +116,8 @@ class Trace:
     def verify(self) -> None:
         """Read everything and raise TraceError if the content's digest is not the one in the metadata."""
         digest = Digest(self.meta)
-        for info, request in zip(self.requests, self, strict=True):
-            digest.add(request, info.task)
+        for index, info in enumerate(self.requests):
+            digest.add(self._read(index), info.task)
         if digest.hexdigest() != self.meta.digest:
             raise TraceError(f"{self.path.name}: metadata field 'digest' must be the digest of the content.")
 
@@ -104,6 +127,13 @@ def open_trace(path: str | os.PathLike[str], *, verify: bool = False) -> Trace:
 
     Opening checks the container, the metadata, the columns and the row counts; each request's content is
     checked when it is read. Raises TraceError if `path` is not a trace file of this format version.
+
+    >>> from traces import data_path
+    >>> trace = open_trace(data_path("gpt_oss_20b.parquet"))
+    >>> len(trace), trace.meta.num_experts
+    (40, 32)
+    >>> trace.request(0).experts.shape  # tokens, layers, experts per token
+    (511, 24, 4)
     """
     path = Path(path)
     if not path.is_file():

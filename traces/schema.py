@@ -99,6 +99,12 @@ class RequestTrace:
         """Number of routed tokens T."""
         return len(self.positions)
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.positions, self.phases, self.experts, self.weights, self.probabilities, self.guesses)
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 def request_info(request: RequestTrace, task: str | None = None) -> RequestInfo:
     """Return the line of the request table that describes `request`."""

@@ -4,68 +4,144 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.compose import compose_config, expand
+from experiments.compose import (
+    CONF,
+    checked,
+    compose_config,
+    force,
+    name_system,
+    read_yaml,
+    restore,
+    search_path,
+)
+from experiments.estimate import describe, tokens_of
 from experiments.explain import ConfigError
-from experiments.run import check_folder, check_numbers, run_config, run_folder, write_result
+from experiments.multirun import multirun, named, split_launcher
+from experiments.run import MARK, check_folder, check_numbers, plain, run_config, run_folder, write_result
+from experiments.sweep.points import points
 from experiments.table import summary_table
 
 
 def main(options: argparse.Namespace) -> int:
     """Run what the overrides describe, one run or every combination."""
-    from rich.console import Console
-
-    runs = [(options.overrides, None)] if not options.multirun else _named(options.overrides)
-    configs = []
-    for overrides, label in runs:
-        cfg = compose_config(overrides)
-        if label is not None:
-            base = run_folder(cfg)
-            cfg.out = str(base.with_name(f"{base.name}_sweep") / label)
+    hidden = options.quiet or options.json
+    if options.dry_run:
+        overrides, _ = split_launcher(options.overrides)
+        several = options.multirun
+        print(describe([p.config for p in points(overrides)] if several else [plain(compose_config(overrides))]))
+        return 0
+    if options.multirun:
+        entries = _multirun(options.overrides, hidden)
+    else:
+        cfg = compose_config(options.overrides)
         check_numbers(cfg)
         check_folder(run_folder(cfg))
-        configs.append(cfg)
-    console = Console(highlight=False, soft_wrap=True)
-    written = []
-    with progress_bar(configs, options.quiet or options.json) as track:
-        for number, cfg in enumerate(configs):
-            try:
-                result = run_config(cfg, track(number))
-            except ValueError as error:
-                raise ConfigError(f"{runs[number][1]}: {error}" if options.multirun else str(error)) from None
-            folder = run_folder(cfg)
-            write_result(result, cfg, folder)
-            entry = {
-                "name": cfg.name,
-                "system": cfg.system.name,
-                "out": folder.as_posix(),
-                "remarks": list(result.provenance["remarks"]),
-                "summary": result.summary,
-            }
-            written.append(entry)
-            if not (options.quiet or options.json):
-                console.print(summary_table(entry, cfg))
-                console.print(f"written to {folder.as_posix()}")
+        with progress_bar([cfg], hidden) as track:
+            entries = [_run(cfg, hidden, track(0))]
     if options.json and not options.quiet:
-        print(json.dumps(written if options.multirun else written[0], indent=2, ensure_ascii=False))
+        print(json.dumps(entries if options.multirun else entries[0], indent=2, ensure_ascii=False))
     return 0
 
 
-def _named(overrides: list[str]) -> list[tuple[list[str], str | None]]:
-    """The runs of a sweep, each with the name of its folder: what distinguishes it."""
-    runs = expand(overrides)
-    varied = [len({run[place] for run in runs}) > 1 for place in range(len(runs[0]))] if runs else []
+def _run(cfg: DictConfig, hidden: bool, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Run, write the folder, print the table unless hidden, and return what `--json` prints."""
+    from rich.console import Console
+
+    result = run_config(cfg, progress)
+    folder = run_folder(cfg)
+    write_result(result, cfg, folder)
+    entry = {
+        "name": cfg.name,
+        "system": cfg.system.name,
+        "out": folder.as_posix(),
+        "remarks": list(result.provenance["remarks"]),
+        "summary": result.summary,
+    }
+    if not hidden:
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(summary_table(entry, cfg))
+        console.print(f"written to {folder.as_posix()}")
+    return entry
+
+
+# ---- every combination, by Hydra
+
+
+def _multirun(overrides: list[str], hidden: bool) -> list[dict[str, Any]]:
+    """Run every combination with Hydra's launchers, each in a folder named after what distinguishes it."""
+    overrides, launcher = split_launcher(overrides)
+    listed = points(overrides)  # refuses what cannot be composed, before anything runs
+    labels = _labels([point.overrides for point in listed])
+    base = run_folder(compose_config(listed[0].overrides))
+    base = base.with_name(f"{base.name}_multirun")
+    for point, label in zip(listed, labels, strict=True):
+        try:
+            check_numbers(point.config)
+        except ConfigError as error:
+            raise ConfigError(f"{label}: {error}") from None
+        check_folder(base / label)
+    names = {_key(point.overrides): (label, point.overrides) for point, label in zip(listed, labels, strict=True)}
+    with search_path(overrides) as (rewritten, sources):
+        job = named(_job, names, sources, base, hidden)
+        multirun(CONF / "config.yaml", [force(item) for item in rewritten], launcher, base, job)
+    return [_entry(base / label) for label in labels]
+
+
+Names = dict[frozenset[tuple[str, str]], tuple[str, Sequence[str]]]  # of overrides: (folder, the overrides as given)
+
+
+def _job(names: Names, sources: dict[str, str], base: Path, hidden: bool, cfg: DictConfig) -> None:
+    """One run of a multirun, perhaps in a process or on a machine of its own."""
+    from hydra.core.hydra_config import HydraConfig
+
+    made = [restore(item, sources) for item in HydraConfig.get().overrides.task if not item.startswith("hydra.")]
+    label, given = names[_key(made)]
+    cfg = checked(cfg)
+    name_system(cfg, given)
+    cfg.out = str(base / label)
+    try:
+        _run(cfg, hidden)
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from None
+
+
+def _key(overrides: Sequence[str]) -> frozenset[tuple[str, str]]:
+    """Overrides whatever their order, and however Hydra writes their values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return frozenset((item.get_key_element().lstrip("+"), item.get_value_element_as_str()) for item in parsed)
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    """What `--json` prints of a run, from its folder."""
+    summary, provenance = (json.loads((folder / name).read_text()) for name in ("summary.json", MARK))
+    return {
+        "name": read_yaml(folder / "config.yaml").name,
+        "system": provenance["system"],
+        "out": folder.as_posix(),
+        "remarks": provenance["remarks"],
+        "summary": summary,
+    }
+
+
+def _labels(runs: Sequence[Sequence[str]]) -> list[str]:
+    """The names of the folders of a multirun: what distinguishes each run."""
+    varied = [len({run[place] for run in runs}) > 1 for place in range(len(runs[0]))]
     labels = []
     for run in runs:
         parts = [item for item, varies in zip(run, varied, strict=True) if varies]
         labels.append(",".join(parts).replace("/", ".").replace("'", "") or "0")
     if len(set(labels)) < len(labels) or any(len(label) > 200 for label in labels):
         labels = [str(number) for number in range(len(runs))]
-    return list(zip(runs, labels, strict=True))
+    return labels
 
 
 @contextmanager
@@ -93,22 +169,3 @@ def progress_bar(configs: list[DictConfig], hidden: bool) -> Iterator[Callable[[
             return lambda tokens: progress.advance(task, tokens)
 
         yield track
-
-
-def tokens_of(cfg: DictConfig) -> int | None:
-    """Tokens a run will process, from the trace's request table; None if that cannot be said."""
-    from traces import TraceError, data_path, open_trace
-
-    try:
-        requests = open_trace(data_path(cfg.trace.path)).requests
-    except TraceError:
-        return None
-    work = cfg.workload
-    if work.synthetic_prefill or (work.requests or 1) < 1 or work.first_request < 0:
-        return None
-    stop = None if work.requests is None else work.first_request + work.requests
-    total = 0
-    for info in requests[work.first_request : stop]:
-        decode = info.decode_tokens + info.unknown_tokens
-        total += info.prefill_tokens + min(decode, work.max_decode_tokens or decode)
-    return total

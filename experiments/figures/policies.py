@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.figures.style import BOUND, COLOURS, COLUMN_IN, HATCHES, REFERENCE, figure, save
-from experiments.table import CAUSES
+import numpy as np
+
+from experiments.explain import ConfigError
+from experiments.figures.style import (
+    BOUND,
+    COLOURS,
+    COLUMN_IN,
+    REFERENCE,
+    figure,
+    fill,
+    legend_shape,
+    save,
+    shown,
+    text_lines,
+)
+from experiments.figures.table import checked, quantity
+from experiments.table import CAUSES, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ROW_IN = 0.2
+_LEAST_SHARE = 0.002  # causes below this share in every row are not drawn
 
 
 def speed_bars(
@@ -21,53 +37,88 @@ def speed_bars(
 
     comparison: one row per system with `name` and `tokens_per_s`. Returns the files written.
     """
-    ordered = comparison.sort_values(["tokens_per_s", "name"], ascending=[True, False])
-    with figure(COLUMN_IN, 0.85 + _ROW_IN * len(ordered)) as drawing:
+    rows = checked(comparison, stem, ["name"], ["tokens_per_s"])
+    ordered = rows.sort_values(["tokens_per_s", "name"], ascending=[True, False])
+    names = [shown(name) for name in ordered["name"]]
+    lines = ((reference_tokens_per_s, "clairvoyant", REFERENCE), (bound_tokens_per_s, "physics bound", BOUND))
+    most = max([ordered["tokens_per_s"].max(), *(line[0] or 0.0 for line in lines)])
+    with figure(COLUMN_IN, 0.85 + max(_ROW_IN, 0.06 + 0.11 * text_lines(names)) * len(ordered)) as drawing:
         axes = drawing.subplots()
         axes.grid(axis="y", visible=False)
-        bars = axes.barh(ordered["name"], ordered["tokens_per_s"], height=0.7, color=COLOURS[0])
-        axes.bar_label(bars, fmt="%.1f", padding=-21, fontsize=7, color="white")
-        lines = ((reference_tokens_per_s, "clairvoyant", REFERENCE), (bound_tokens_per_s, "physics bound", BOUND))
-        for value, label, look in lines:
-            if value is not None:
-                axes.axvline(value, label=f"{label} ({value:.0f})", **look)  # type: ignore[arg-type]
+        place = np.arange(len(ordered))
+        bars = axes.barh(place, ordered["tokens_per_s"].fillna(0.0), height=0.7, color=COLOURS[0])
+        for bar, value in zip(bars, ordered["tokens_per_s"], strict=True):
+            inside = value > 0.2 * most
+            x = -3 if inside else 3
+            look: dict[str, Any] = {"color": "white" if inside else "black", "ha": "right" if inside else "left"}
+            look |= {} if inside else {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
+            text = "n/a" if np.isnan(value) else f"{value:.1f}"
+            spot = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
+            axes.annotate(text, spot, (x, 0), textcoords="offset points", va="center_baseline", fontsize=7, **look)
+        for limit, label, dashes in lines:
+            if limit is not None:
+                axes.axvline(limit, label=f"{label} ({limit:.0f})", **dashes)
+        axes.set_yticks(place, names)
+        axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.set_xlabel("decoded tokens per second")
-        axes.set_xlim(0, 1.12 * max([ordered["tokens_per_s"].max(), *(line[0] or 0.0 for line in lines)]))
+        axes.set_xlim(0, 1.12 * most)
         axes.tick_params(axis="y", length=0)
-        drawing.legend(loc="outside upper center", ncols=2)
+        if any(line[0] is not None for line in lines):
+            drawing.legend(loc="outside upper center", ncols=2)
         return save(drawing, stem)
 
 
-def time_stacks(comparison: pd.DataFrame, stem: Path) -> list[Path]:
-    """Stacked bars of the milliseconds of a decoded token by what the critical path waited for.
+def time_stacks(
+    comparison: pd.DataFrame,
+    stem: Path,
+    *,
+    name: str = "name",
+    time: str = "tpot_s",
+    share: bool = False,
+    width_in: float = COLUMN_IN,
+) -> list[Path]:
+    """Stacked bars of the time of a decoded token by what the critical path waited for, the fastest on top.
 
-    comparison: one row per system with `name`, `tpot_s` and a column `<cause>_share` for each cause.
+    comparison: one row per system with `name`, `time` in seconds and a column `<cause>_share` (0..1) for each
+    cause; a missing share is none. `share` draws per cent of each row's time instead of seconds, with the seconds
+    written beside it. Returns the files written; raises ConfigError for a table that does not fit.
     """
-    ordered = comparison.sort_values(["tpot_s", "name"], ascending=[False, False])
-    causes = [name.removesuffix("_share") for name in map(str, comparison.columns) if name.endswith("_share")]
-    causes = [cause for cause in causes if (ordered[f"{cause}_share"] > 0.002).any()]
-    causes.sort(key=lambda cause: -ordered[f"{cause}_share"].mean())
-    order = {cause: place for place, cause in enumerate(CAUSES)}
-    with figure(COLUMN_IN, 1.05 + _ROW_IN * len(ordered)) as drawing:
+    rows = checked(comparison, stem, [name], [time]).dropna(subset=[time])
+    rates = {"late_share", "on_cpu_share"}  # shares of accesses, should a table have them, are not of time
+    columns = [column for column in map(str, rows.columns) if column.endswith("_share") and column not in rates]
+    if not columns:
+        raise ConfigError(f"figure {stem.name}: the table has no column named '<cause>_share'; expected one per cause.")
+    shares = checked(rows[[*columns]].fillna(0.0), stem, [], columns).set_index(rows.index)
+    order = rows.assign(_shown=rows[name].map(str)).sort_values([time, "_shown"], ascending=[True, True]).index
+    rows, shares = rows.loc[order], shares.loc[order]
+    kept = [column for column in columns if (shares[column] > _LEAST_SHARE).any()]
+    kept.sort(key=lambda column: (-shares[column].mean(), column))
+    known = [*CAUSES, *sorted({column.removesuffix("_share") for column in columns} - set(CAUSES))]
+    unit = quantity(time, rows[time])
+    names = [shown(item) for item in rows[name]]
+    labels = {column: shown(CAUSES.get(cause := column.removesuffix("_share"), cause)) for column in kept}
+    legend_columns, legend_in = legend_shape(labels.values(), width_in)
+    row_in = max(_ROW_IN, 0.06 + 0.11 * text_lines(names))
+    with figure(width_in, 0.5 + row_in * len(rows) + legend_in) as drawing:
         axes = drawing.subplots()
         axes.grid(axis="y", visible=False)
-        left = [0.0] * len(ordered)
-        for cause in causes:
-            place = order.get(cause, len(order)) % len(COLOURS)
-            widths = (1e3 * ordered["tpot_s"] * ordered[f"{cause}_share"]).tolist()
-            axes.barh(
-                ordered["name"],
-                widths,
-                left=left,
-                height=0.7,
-                color=COLOURS[place],
-                hatch=HATCHES[place],
-                edgecolor="white",
-                linewidth=0.3,
-                label=CAUSES.get(cause, cause),
-            )
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.set_xlabel("time per decoded token (ms)")
+        place = np.arange(len(rows))
+        scale = np.full(len(rows), 100.0) if share else unit.factor * rows[time].to_numpy()
+        left = np.zeros(len(rows))
+        for column in kept:
+            look = fill(known.index(column.removesuffix("_share")))
+            widths = scale * shares[column].to_numpy()
+            axes.barh(place, widths, left=left, height=0.7, label=labels[column], **look)
+            left = left + widths
+        for at, end, value in zip(place, left, rows[time], strict=True):
+            text = seconds(value) if share else f"{unit.factor * value:.3g}"
+            axes.annotate(text, (end, at), (3, 0), textcoords="offset points", va="center", fontsize=6)
+        axes.set_xlim(0, (1.18 if share else 1.12) * max(left))
+        if share:
+            axes.set_xticks([0, 25, 50, 75, 100])
+        axes.set_yticks(place, names)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel("share of the time per token (%)" if share else f"time per decoded token ({unit.unit})")
         axes.tick_params(axis="y", length=0)
-        drawing.legend(loc="outside upper center", ncols=2, handlelength=1.6)
+        drawing.legend(loc="outside upper center", ncols=legend_columns, handlelength=1.6)
         return save(drawing, stem)

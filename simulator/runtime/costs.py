@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from simulator.engine import PS_PER_S
 from simulator.model import ModelSpec
 from simulator.plan import Block
 
+KEPT_COSTS, KEPT_BLOCKS = 64, 256  # tables of equal work are made once for all runs of a process
 OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
+T = TypeVar("T")
 Parts = tuple[int, tuple[int, int, int]]  # total ps, and that by what bounds it
 
 
@@ -29,15 +33,39 @@ def to_ps_array(duration_s: np.ndarray) -> np.ndarray:
     return np.rint(np.asarray(duration_s, dtype=np.float64) * PS_PER_S).astype(np.int64)
 
 
+class _Kept(dict[Any, T]):
+    """What was made for a key; the oldest go when there are more than `most`.
+
+    Keys may hold the id of an object if what is kept holds the object itself.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def of(self, key: Any, make: Callable[[], T]) -> T:
+        if key not in self:
+            if len(self) >= self._most:
+                del self[next(iter(self))]
+            self[key] = make()
+        return self[key]
+
+
 class DenseCosts:
     """Everything but routed experts: per routed layer, what runs from the previous routed layer's end
     to its router; and after the last routed layer. For one worker.
     """
 
+    @classmethod
+    def of(cls, model: ModelSpec, device: Device, ideal: bool = False) -> DenseCosts:
+        """The costs of this model on this device, with the tables that earlier runs made."""
+        return _DENSE.of((id(model), id(device), ideal), lambda: cls(model, device, ideal))
+
     def __init__(self, model: ModelSpec, device: Device, ideal: bool = False) -> None:
         self._model = model
         self._device = device
         self._ideal = ideal
+        self._kept: _Kept[list[tuple[Parts, ...]]] = _Kept(KEPT_BLOCKS)
         moe = set(model.moe_layers)
         self._kinds = [
             (
@@ -53,6 +81,10 @@ class DenseCosts:
 
         `mine` are the indices of the requests that this worker serves (None: all).
         """
+        lengths = (tuple(map(tuple, rows)) for rows in (block.request_tokens, block.kv_tokens))
+        return self._kept.of((*lengths, None if mine is None else tuple(mine)), lambda: self._table(block, mine))
+
+    def _table(self, block: Block, mine: list[int] | None) -> list[tuple[Parts, ...]]:
         layers = len(self._model.moe_layers)
         tokens = np.array([sum(_of(row, mine)) for row in block.request_tokens], dtype=np.float64)
         sampled = np.array([len(_of(row, mine)) for row in block.kv_tokens], dtype=np.float64)
@@ -121,7 +153,8 @@ class ExpertCosts:
         per_size = {}
         for size in sorted(set(layer_expert_bytes)):
             variant = model if size == model.expert_bytes else model.with_experts_bits(8 * size / model.expert_params)
-            per_size[size] = _ExpertTable(variant, device, ideal)
+            key = (id(model), id(device), size, ideal)
+            per_size[size] = _EXPERTS.of(key, functools.partial(_ExpertTable, model, variant, device, ideal))
         self._tables = [per_size[size] for size in layer_expert_bytes]
 
     def of(self, layer: int, tokens: int) -> tuple[int, int]:
@@ -153,7 +186,8 @@ class ExpertCosts:
 
 
 class _ExpertTable:
-    def __init__(self, model: ModelSpec, device: Device, ideal: bool) -> None:
+    def __init__(self, origin: ModelSpec, model: ModelSpec, device: Device, ideal: bool) -> None:
+        self._origin = origin  # kept, as its id is part of the key
         self._model, self._device, self._ideal = model, device, ideal
         self._rows: list[tuple[int, int]] = []
         self._grow(64)
@@ -168,3 +202,7 @@ class _ExpertTable:
         memory, compute = parts[:, MEMORY], parts[:, COMPUTE]
         bound = np.where(memory >= compute, MEMORY, COMPUTE)
         self._rows = list(zip((memory + compute).tolist(), bound.tolist(), strict=True))
+
+
+_DENSE: _Kept[DenseCosts] = _Kept(KEPT_COSTS)
+_EXPERTS: _Kept[_ExpertTable] = _Kept(KEPT_COSTS)

@@ -104,6 +104,8 @@ class Exchange:
                 message = Transfer(-1, size, True)
                 self._fabric.submit(self._lanes[worker.rank, target], message, t)
                 messages[target] = message
+        if worker.recording is not None:
+            worker.recording.asked(worker.name, messages.values(), t)
         self._post(worker, (number, task, worker.rank), t, messages)
 
     def gather(self, worker: Worker, key: tuple[int, tuple[int, ...]], t: int) -> Generator[Event, Any, int]:

@@ -18,6 +18,7 @@ from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
 from simulator.runtime.path import Path
+from simulator.runtime.recorder import Recorder
 
 DENSE, EXPERTS, COMBINE, TAIL = Op.DENSE, Op.EXPERTS, Op.COMBINE, Op.TAIL
 
@@ -74,7 +75,7 @@ class Worker(Stream):
         execution: ExecutionPolicy,
         cpu: CpuExperts | None = None,
         exchange: Exchange | None = None,
-        timeline: list[tuple[str, str, int, int]] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -95,7 +96,8 @@ class Worker(Stream):
         self._execution = execution
         self._cpu = cpu
         self._exchange = exchange
-        self._timeline = timeline
+        self.recording: Recorder | None = None  # the recorder, in steps that it records
+        self._recorder = recorder
         self._fetched_ahead: list[list[Transfer]] = [[] for _ in range(layers)]
         self._experts_per_layer = len(tier.slots) // layers
         self._layer_bytes = tier.sizes[:: self._experts_per_layer]
@@ -118,7 +120,8 @@ class Worker(Stream):
             t = yield from self._step(number, step, table[step.row], t)
 
     def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
-        path, exchange, tier, timeline = self.path, self._exchange, self.tier, self._timeline
+        path, exchange, tier = self.path, self._exchange, self.tier
+        recorder = self.recording = self._recorder.begin(number, step, t) if self._recorder is not None else None
         path.begin(t)
         ends, parts = path.ends, path.parts
         record = self.record = StepRecord(
@@ -134,7 +137,6 @@ class Worker(Stream):
             if after:
                 assert exchange is not None
                 t = yield from exchange.gather(self, (number, after), t)
-            begin = t
             if op is EXPERTS:
                 t = yield from self._experts(layer, groups[layer], guesses[layer] if guesses else nothing, t)
             elif op is DENSE or op is TAIL:
@@ -144,11 +146,12 @@ class Worker(Stream):
                     busy += duration
                     ends.append(t)
                     parts.append(split)
+                    if recorder is not None:
+                        label, routed = (f"dense {layer}", layer) if op is DENSE else ("tail", -1)
+                        recorder.ran(self.name, label, (t - duration, t), op.name.lower(), routed)
             else:
                 assert exchange is not None
                 yield from exchange.send(self, number, task, step, layer, t, op is COMBINE)
-            if timeline is not None and t > begin:
-                timeline.append((self.name, f"{op.name.lower()} {layer}", begin, t))
         self.busy_ps += busy
         if exchange is not None:
             t = yield from exchange.meet(self, number, t)
@@ -158,11 +161,13 @@ class Worker(Stream):
         record.end_ps = t
         record.waited_ps = path.totals()
         self.records.append(record)
+        if recorder is not None:
+            recorder.end(self.name, record)
         return t
 
     def _experts(self, layer: int, group: Group, guesses: Sequence[int], t: int) -> Generator[Event, Any, int]:
         """Look up, load, prefetch, compute: the experts of one layer. Returns the local time after them."""
-        fabric, tier, record, path = self.fabric, self.tier, self.record, self.path
+        fabric, tier, record, path, recorder = self.fabric, self.tier, self.record, self.path, self.recording
         others = self._others
         if others and self.must_sync(t):
             yield from self.sync(t)
@@ -236,10 +241,17 @@ class Worker(Stream):
             t += duration
             ends.append(t)
             parts.append(split)
+        if recorder is not None:
+            recorder.asked(self.name, (*arriving[len(late) :], *on_cpu), begin)
+            recorder.asked_ahead(self.name, (transfer for row in self._fetched_ahead for transfer in row), begin)
+            recorder.room(tier, begin)
+            if hits:
+                recorder.ran_resident(self.name, layer, (begin, t), hits, fetched)
         busy = t - begin
         if waiting:
             t = yield from self._stream(layer, hits, arriving, waiting, tokens, t)
         elif arriving:
+            ready = t
             duration, split = self._single[layer][1]
             for transfer in arriving:
                 if others:
@@ -267,9 +279,12 @@ class Worker(Stream):
                 busy += duration
                 ends.append(t)
                 parts.append(split)
+            if recorder is not None:
+                lasts = [self._lasts_ps(layer, transfer.blob, tokens) for transfer in arriving]
+                recorder.ran_loaded(self.name, layer, arriving, lasts, ready)
         self.busy_ps += busy
         if on_cpu:
-            t = yield from self._join_cpu(on_cpu, tokens, t)
+            t = yield from self._join_cpu(layer, on_cpu, tokens, t)
         if pinned:
             pins.difference_update(blobs)
             if self._fetched_ahead[layer]:  # fetched already for the next time this layer runs
@@ -294,7 +309,13 @@ class Worker(Stream):
         self.path.parts.append(split)
         return t
 
-    def _join_cpu(self, on_cpu: list[Transfer], tokens: dict[int, int] | None, t: int) -> Generator[Event, Any, int]:
+    def _lasts_ps(self, layer: int, blob: int, tokens: dict[int, int] | None) -> int:
+        """How long one expert runs by itself."""
+        return (self._single[layer][1] if tokens is None else self._costs.together(layer, (tokens[blob],)))[0]
+
+    def _join_cpu(
+        self, layer: int, on_cpu: list[Transfer], tokens: dict[int, int] | None, t: int
+    ) -> Generator[Event, Any, int]:
         """Wait for the experts on the host CPU, then for their activations' round trip."""
         assert self._cpu is not None
         for work in on_cpu:
@@ -302,8 +323,11 @@ class Worker(Stream):
             if landed > t:
                 t = landed
                 self.path.waited_for(work)
+        begin = t
         t += self._cpu.round_trip_ps(sum(tokens[work.blob] if tokens else 1 for work in on_cpu))
         self.path.add(t, self._cpu.link_category)
+        if self.recording is not None:
+            self.recording.ran(self.name, f"results {layer}", (begin, t), "results", layer, on_cpu)
         return t
 
     def _stream(
@@ -316,7 +340,7 @@ class Worker(Stream):
         t: int,
     ) -> Generator[Event, Any, int]:
         """More experts than fit at once: those that have run give their room to those that wait."""
-        tier, partition, fabric = self.tier, self.tier.partitions[layer], self.fabric
+        tier, partition, fabric, recorder = self.tier, self.tier.partitions[layer], self.fabric, self.recording
         queue, left, done = list(arriving), list(waiting), list(ready)
         stuck = False
         while queue or left:
@@ -328,8 +352,12 @@ class Worker(Stream):
             done = []
             if left:
                 admitted = tier.admit(partition, left)
-                queue += self._load(partition, left[:admitted], t)
+                loads = self._load(partition, left[:admitted], t)
+                queue += loads
                 left = left[admitted:]
+                if recorder is not None:
+                    recorder.asked(self.name, loads, t)
+                    recorder.room(tier, t)
             if queue:
                 transfer = queue.pop(0)
                 landed = yield from self.landed(transfer)
@@ -340,6 +368,8 @@ class Worker(Stream):
                 begin = t
                 t = self._run(layer, (transfer.blob,), tokens, t)
                 self.busy_ps += t - begin
+                if recorder is not None:
+                    recorder.ran_loaded(self.name, layer, (transfer,), (t - begin,), begin)
                 done.append(transfer.blob)
                 stuck = False
                 continue

@@ -40,7 +40,7 @@ def time_never_goes_back(result: Result) -> None:
         times = [time for record in worker.records for time in (record.start_ps, record.end_ps)]
         assert times == sorted(times)
         assert all(before.end_ps == after.start_ps for before, after in pairwise(worker.records))
-        spans = [span[2:] for span in result.run.timeline if span[0] == worker.name]
+        spans = [span[2:] for span in result.run.recorder.segments if span[0] == worker.name]
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 

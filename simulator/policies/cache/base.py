@@ -32,6 +32,20 @@ class CachePolicy(Policy):
     def on_sequence_end(self, view: LayerView) -> None: ...
 
     def victims(self, need_bytes: int, incoming: Sequence[int], view: LayerView) -> Sequence[int]:
+        """Who leaves so that `incoming` fits; here expert 1, as 0 was used again.
+
+        >>> from simulator.policies.cache.lru import Lru
+        >>> from simulator.residency import RESIDENT, Partition, Tier
+        >>> lru = Lru()
+        >>> memory = Partition(capacity_bytes=20, cache=lru)
+        >>> tier = Tier("gpu0", sizes=[10, 10, 10], partitions=[memory])
+        >>> for blob in (0, 1):
+        ...     tier.occupy(memory, blob, RESIDENT)
+        >>> lru.on_layer([0, 1], [0, 1], tier.view)
+        >>> lru.on_layer([0], [], tier.view)
+        >>> lru.victims(10, [2], tier.view)
+        [1]
+        """
         raise NotImplementedError
 
 

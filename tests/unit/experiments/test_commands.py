@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from experiments.cli import KINDS
 from experiments.compose import choices
 from experiments.table import seconds
 
+ROOT = Path(__file__).parents[3]
 SHORT = ["experiment=smoke", "workload.max_decode_tokens=4"]
 TABLES = {f"{name}.parquet" for name in ("steps", "requests", "layers", "experts", "devices", "links")}
 
@@ -29,7 +34,7 @@ def test_a_run_prints_its_figures_with_units_and_writes_its_folder(call: Callabl
     assert len(pd.read_parquet(folder / "steps.parquet")) == 8
     assert json.loads((folder / "provenance.json").read_text())["system"] == "on_demand_lru"
     events = json.loads((folder / "timeline.json").read_text())["traceEvents"]
-    assert {event["ph"] for event in events} == {"M", "X"}
+    assert {event["ph"] for event in events} == {"M", "X", "s", "t", "f", "C"}
 
 
 def test_the_summary_as_json_is_the_one_in_the_folder(call: Callable, tmp_path: Path) -> None:
@@ -48,13 +53,13 @@ def test_a_reduced_top_k_is_remarked(call: Callable) -> None:
     assert "6 of 8 experts" in said.out
 
 
-def test_a_sweep_has_a_folder_for_each_run_beside_that_of_a_single_run(call: Callable, tmp_path: Path) -> None:
+def test_a_multirun_has_a_folder_for_each_run_beside_that_of_a_single_run(call: Callable, tmp_path: Path) -> None:
     assert call("run", *SHORT, "--quiet").code == 0
     said = call("run", "-m", *SHORT, "cache_gib=2,4", "policy/cache=lru,lfu", "--json")
     entries = json.loads(said.out)
     names = [f"cache_gib={gib},policy.cache={policy}" for gib in (2, 4) for policy in ("lru", "lfu")]
     assert [Path(entry["out"]).name for entry in entries] == names
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"smoke", "smoke_sweep"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"smoke", "smoke_multirun"}
 
 
 def test_overrides_may_stand_behind_a_switch(call: Callable) -> None:
@@ -156,3 +161,26 @@ def test_help_fits_a_screen(call: Callable, capsys: pytest.CaptureFixture) -> No
 )
 def test_durations_have_three_digits_and_a_unit(value_s: float, text: str) -> None:
     assert seconds(value_s) == text
+
+
+# ---- completion
+
+
+def test_the_shell_completes_keys_and_the_choices_of_a_group() -> None:
+    def completed(line: str) -> list[str]:
+        environment = {
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_STDOUT_FILENAME": "out",
+        }
+        environment |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_COMP_WORDBREAKS": " \t\n"}
+        with tempfile.TemporaryDirectory() as folder:
+            program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from experiments.cli import main; main()"
+            subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
+            return (Path(folder) / "out").read_text().split("\n")
+
+    assert completed("moesim sw") == ["sweep "]
+    assert completed("moesim run policy/cache=l") == [f"policy/cache={name}" for name in ("lfu", "lfu_history", "lru")]
+    assert completed("moesim sweep policy/cache=fifo,bel") == ["policy/cache=fifo,belady "]
+    assert "cache_gib=" in completed("moesim sweep cache_g")

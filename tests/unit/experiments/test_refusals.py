@@ -40,9 +40,9 @@ CACHES = ", ".join(choices()["policy/cache"])
             " characters.",
             ["cache_gib 4"],
         ),
-        ("'seed=1,2' gives several values; add -m to run each of them.", ["seed=1,2"]),
+        ("'seed=1,2' gives several values; `moesim sweep`, or -m, runs each of them.", ["seed=1,2"]),
         (
-            "hydra.run.dir=x: Hydra's own settings are not for moesim's command line.",
+            "hydra.run.dir=x: of Hydra's own settings only the launcher's are taken, and only with -m.",
             ["hydra.run.dir=x"],
         ),
         (
@@ -211,11 +211,11 @@ def test_control_c_ends_with_130(call: Callable, monkeypatch: pytest.MonkeyPatch
     assert (said.code, said.err) == (130, "interrupted.\n")
 
 
-def test_a_sweep_says_which_run_cannot_be_and_keeps_those_before_it(call: Callable, tmp_path: Path) -> None:
+def test_a_multirun_says_which_run_cannot_be_and_keeps_those_before_it(call: Callable, tmp_path: Path) -> None:
     said = call("run", "-m", "-q", "experiment=smoke", "workload.max_decode_tokens=2", "cache_gib=2,30")
     assert said.code == 2
     assert said.err.startswith("cache_gib=30: ")
-    assert [path.name for path in (tmp_path / "runs" / "smoke_sweep").iterdir()] == ["cache_gib=2"]
+    assert [path.name for path in (tmp_path / "runs" / "smoke_multirun").glob("cache*")] == ["cache_gib=2"]
 
 
 # ---- other commands

@@ -45,7 +45,7 @@ def test_a_request_keeps_its_worker_when_an_earlier_one_of_its_batch_has_ended()
     """Request 1 is on GPU 1 for both of its tokens, so expert 1 is at home for it also after request 0 has ended."""
     result, sent = messages([[[[0, 2]]], [[[1, 3]], [[1, 3]]]], batch_size=2)
     assert not sent
-    dense = [name for name, label, *_ in result.run.timeline if label == "dense 0"]
+    dense = [name for name, label, *_ in result.run.recorder.segments if label == "dense 0"]
     assert sorted(dense) == ["gpu0", "gpu1", "gpu1"]
 
 

@@ -1,0 +1,114 @@
+"""`make gallery`: runs every named figure and writes docs/gallery.md and docs/images/gallery/*.png."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from experiments.figures.definition import GALLERY, figure_file, figure_names, read_definition
+from experiments.figures.kinds import KINDS
+from experiments.figures.named import draw_figure
+from experiments.results import NoiseWarning
+
+DOCS = Path(__file__).resolve().parents[1]
+IMAGES = DOCS / "images" / "gallery"
+SCALE = 2 / 3  # of the 300 dots per inch that papers want; a screen needs fewer
+SHOWN = "cache_policies"  # the definition that the page quotes
+
+_HEAD = """\
+# Gallery
+
+A picture of every kind, each made by one command from the traces that moesim ships; this page is written by
+`make gallery`. Where a text does not say otherwise, gpt-oss-20b decodes recorded answers to MMLU questions on an RTX
+3060, 4 GiB of which hold experts. All numbers are predictions of the model ([fidelity](fidelity.md)).
+
+A command runs what its figure needs on all cores, in seconds, and writes a PNG, a PDF and the drawn data as CSV to
+`runs/figures/`. Finished runs are kept and not repeated.
+
+```sh
+moesim list figures
+moesim figure cache_budget
+moesim figure cache_budget platform=rtx_4090 workload.requests=8 --out figures   # overrides go to every run
+```
+"""
+_OWN = """\
+## A figure of one's own
+
+A figure is a YAML of some ten lines; a path takes the place of the name. `moesim figure {shown}` draws this one:
+
+```yaml
+{definition}```
+
+`runs` are overrides as of `moesim sweep`, and several values are swept. `sweeps` names further sets of them, each run
+on top of `runs`; the name stands in column `name`. `names` says what the figure calls a value. `width` is `column`
+(3.3 inches) or `page` (7). `draw` has the keywords of the kind; columns are those of
+[results](results.md).
+
+With `--from FOLDER`, which may be repeated, the figure is drawn from runs and sweeps that are there already and
+nothing is run. Kinds that need steps, loads of experts or a configuration take the folders of runs; a timeline needs
+a run in memory.
+
+```sh
+moesim sweep name=mine policy/cache=lru,lfu,s3fifo cache_gib=2,4 workload.requests=10
+moesim figure cache_policies --from runs/sweep/mine
+```
+
+"""
+
+
+def page() -> str:
+    """The text of docs/gallery.md."""
+    parts = [_HEAD]
+    for name in figure_names():
+        file = figure_file(name)
+        title = name.replace("_", " ").capitalize()
+        picture = f"![{title}]({(IMAGES / name).relative_to(DOCS).as_posix()}.png)"
+        source = f"[{file.name}](../{file.relative_to(DOCS.parent).as_posix()})"
+        text = read_definition(file).description
+        parts.append(f"## {title}\n\n{picture}\n\n{text}\n\n```sh\nmoesim figure {name}\n```\n\nDefinition: {source}\n")
+    definition = (GALLERY / f"{SHOWN}.yaml").read_text(encoding="utf-8")
+    parts.append(_OWN.format(shown=SHOWN, definition=definition) + "\n".join(_kinds()) + "\n")
+    return "\n".join(parts)
+
+
+def _kinds() -> list[str]:
+    rows = ["| kind | what it draws | keywords of `draw` |", "|---|---|---|"]
+    for name, kind in KINDS.items():
+        known = inspect.signature(kind.prepare).parameters.values()
+        keywords = [f"`{p.name}`" for p in known if p.kind is p.KEYWORD_ONLY]
+        rows.append(f"| `{name}` | {(inspect.getdoc(kind.prepare) or '').splitlines()[0]} | {', '.join(keywords)} |")
+    return rows
+
+
+def shrink(source: Path, target: Path) -> None:
+    """A smaller copy of a picture in 256 colours; the same picture gives the same bytes."""
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        size = (round(picture.width * SCALE), round(picture.height * SCALE))
+        small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    small.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def main(names: list[str]) -> None:
+    """Draw the named figures (none: all) and write the page."""
+    for name in names or figure_names():
+        with tempfile.TemporaryDirectory() as folder:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoiseWarning)  # the figure shows the interval
+                picture = draw_figure(name, Path(folder)).files[0]
+            shrink(picture, IMAGES / f"{name}.png")
+        print(f"drew {name}")
+    for old in sorted(IMAGES.glob("*.png")):
+        if old.stem not in figure_names():
+            old.unlink()
+    (DOCS / "gallery.md").write_text(page(), encoding="utf-8")
+    print(f"wrote {(DOCS / 'gallery.md').as_posix()}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

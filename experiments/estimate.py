@@ -1,0 +1,93 @@
+"""`--dry-run`: the resolved configuration, whether it fits, and what running it would take on this machine."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.run import run_config, scenario_from_config, trace_of
+from experiments.table import seconds, size
+from traces import TraceError
+
+PROBES = 3
+PROBE_TOKENS = 128
+STEP_BYTES = 500  # of records and tables for each step, docs/performance.md
+
+
+def describe(configs: Sequence[dict[str, Any]], workers: int = 1) -> str:
+    """YAML of the first configuration, with comments on the simulated memories and on this machine's time and memory.
+
+    A few of the configurations are run for PROBE_TOKENS tokens of one request to see how fast this machine is.
+    Raises the one-sentence errors of building the first one.
+    """
+    from simulator.build import build
+
+    first = configs[0]
+    lines = [OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in first.items() if key != "out"})).rstrip()]
+    run = build(scenario_from_config(first))
+    for memory, capacity in ((m, m.capacity_bytes) for m in run.memories):
+        lines.append(
+            f"# simulated memory of {memory.device}: dense weights {size(memory.dense_bytes)}, KV cache up to"
+            f" {size(memory.kv_bytes)}, workspace {size(memory.workspace_bytes)}, experts {size(memory.cache_bytes)};"
+            f" {size(capacity)} in all"
+        )
+    lines += [f"# remark: {remark}" for remark in run.remarks]
+    tokens = [tokens_of(config) or 0 for config in configs]
+    total = sum(tokens)
+    token_s, fixed_s = _probe([configs[place] for place in _spread(len(configs))])
+    cpu_s = total * token_s + fixed_s * len(configs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak += max(tokens) * STEP_BYTES
+    shared = f" ({workers} processes)" if workers > 1 else ""
+    lines.append(
+        f"# this machine: {len(configs):,} {'run' if len(configs) == 1 else 'runs'} of {total:,} tokens in all; about"
+        f" {seconds(cpu_s / workers)}{shared} and {size(peak * workers)} of memory"
+    )
+    return "\n".join(lines)
+
+
+def _spread(count: int) -> list[int]:
+    """Up to PROBES places, evenly over `count`."""
+    return sorted({round(number * (count - 1) / max(1, PROBES - 1)) for number in range(PROBES)})
+
+
+def _probe(configs: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """(cpu-seconds a token, cpu-seconds a run) from short runs of one request, of one token and of some."""
+    times = []
+    for tokens in (1, 1 + PROBE_TOKENS):  # the first also warms caches
+        spent = 0.0
+        for config in configs:
+            short = copy.deepcopy(config)
+            short["workload"] |= {"requests": 1, "warmup_requests": 0, "max_decode_tokens": tokens}
+            scenario_from_config(short)
+            run_config(short)
+            begin = time.process_time()
+            _ = run_config(short).summary
+            spent += time.process_time() - begin
+        times.append(spent / len(configs))
+    token_s = max(1e-6, (times[1] - times[0]) / PROBE_TOKENS)
+    return token_s, max(0.0, times[0] - token_s)
+
+
+def tokens_of(cfg: Mapping[str, Any]) -> int | None:
+    """Tokens a run will process, from the trace's request table; None if the run will be refused."""
+    try:
+        requests = trace_of(cfg).requests
+    except TraceError:
+        return None
+    work = cfg["workload"]
+    if (work["requests"] or 1) < 1 or work["first_request"] < 0:
+        return None
+    stop = None if work["requests"] is None else work["first_request"] + work["requests"]
+    total = 0
+    for info in requests[work["first_request"] : stop]:
+        decode = info.decode_tokens + info.unknown_tokens
+        prompt = info.prefill_tokens or (info.first_position if work["synthetic_prefill"] else 0)
+        total += prompt + min(decode, work["max_decode_tokens"] or decode)
+    return total

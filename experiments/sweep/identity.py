@@ -1,0 +1,53 @@
+"""What a point's result depends on, as one hash: its configuration, the code, the trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from experiments.policy import source_digest
+from experiments.run import trace_of
+from traces import TraceError
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("traces", "hwmodels", "simulator")  # code and calibration data
+FILES = ("experiments/run.py", "experiments/policy.py", "experiments/sweep/runner.py")
+_LABELS = ("name", "out", "experiment")
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over path and content of the files that decide a result: code and calibration, not the traces."""
+    files = [ROOT / name for name in FILES]
+    for package in PACKAGES:
+        files += [
+            path
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts and path.parent != ROOT / "traces" / "data"
+        ]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def trace_digest(config: dict[str, Any]) -> str:
+    """The digest of the trace's content; 'unreadable' where running the point will say why."""
+    try:
+        return trace_of(config).meta.digest
+    except TraceError:
+        return "unreadable"
+
+
+def point_id(config: dict[str, Any]) -> str:
+    """SHA-256, hexadecimal, of a plain configuration without its labels, code, trace and the user's policies."""
+    kept = {key: value for key, value in config.items() if key not in _LABELS}
+    kept["system"] = None  # its name and description
+    parts = [kept, code_digest(), trace_digest(config)]
+    for policy in config["policy"].values():
+        parts.append(source_digest(str(policy.get("_target_"))))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,97 @@
+"""The tables of a sweep, from its points and its journal."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.run import write_table
+from experiments.sweep.points import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOP_KEYS = ("name", "cache_gib", "host_cache_gib", "seed")
+NUMBERS = ("cache_gib", "host_cache_gib")
+
+
+def point_table(points: Sequence[tuple[Point, str]], found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row per finished point: number, id, configuration, metrics."""
+    import pandas as pd
+
+    rows = [
+        {"point": point.number, "point_id": point_id, **settings_of(point), **found[point_id]["metrics"]}
+        for point, point_id in points
+        if point_id in found
+    ]
+    frame = pd.DataFrame(rows)
+    shares = [column for column in frame if str(column).endswith("_share")]
+    frame[shares] = frame[shares].fillna(0.0)
+    metrics = list(dict.fromkeys(key for entry in found.values() for key in entry["metrics"]))
+    for column in (*metrics, *NUMBERS):
+        if column in frame and frame[column].dtype == object:
+            frame[column] = frame[column].astype("float64")  # all missing
+    return frame
+
+
+def settings_of(point: Point) -> dict[str, Any]:
+    """The configuration of a point in one level: choices, numbers, and whatever was overridden."""
+    config = point.config
+    row: dict[str, Any] = {"name": config["name"]}
+    row |= {group.replace("/", "."): choice for group, choice in point.choices.items() if group != "experiment"}
+    row["system"] = config["system"]["name"] or "custom"
+    row |= {key: config[key] for key in TOP_KEYS}
+    for group in ("workload", "settings"):
+        row |= {f"{group}.{key}": value for key, value in config[group].items()}
+    for override in point.overrides:
+        key = override.partition("=")[0].lstrip("+")
+        if "/" not in key and "." in key and key not in row and "@" not in key:
+            value: Any = config
+            for part in key.split("."):
+                value = value[int(part)] if isinstance(value, list) else value[part]
+            if not isinstance(value, dict | list):
+                row[key] = value
+    return row
+
+
+def request_table(points: Sequence[tuple[Point, str]], found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row per finished point and request."""
+    import pandas as pd
+
+    columns: dict[str, list[Any]] = {"point": []}
+    for point, point_id in points:
+        if point_id in found:
+            requests = found[point_id]["requests"]
+            columns["point"] += [point.number] * len(requests["request"])
+            for key, values in requests.items():
+                columns.setdefault(key, []).extend(values)
+    frame = pd.DataFrame(columns)
+    for column in ("ttft_s", "tpot_s"):
+        frame[column] = frame[column].astype("float64")
+    for column in ("hits", "accesses"):
+        frame[column] = frame[column].astype("Int64")
+    return frame
+
+
+def write_file(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as Parquet or CSV, all or nothing."""
+    with whole(path) as temporary:
+        write_table(table, temporary)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file which takes the place of `path` at the end, and vanishes on an error."""
+    number, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(number)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,453 @@
+"""Figures: their files, that nothing is cut, and that what is drawn is what the table says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.compose import compose_config
+from experiments.explain import ConfigError
+from experiments.figures.bars import bars, speedup_bars
+from experiments.figures.cache_size import cache_size_curves
+from experiments.figures.expert_load import expert_load_map
+from experiments.figures.latency import latency_cdf
+from experiments.figures.pareto import pareto_front
+from experiments.figures.policies import speed_bars, time_stacks
+from experiments.figures.roofline import roofline, roofline_points
+from experiments.figures.sensitivity import effects, tornado
+from experiments.figures.style import shown
+from experiments.figures.table import quantity
+from hwmodels import Device, Platform
+from simulator.model import ModelSpec
+
+NAN = float("nan")
+LONG = "on_demand_lru with policy/cache=lfu policy/prediction=transition $x$"
+
+POINTS = pd.DataFrame(
+    {
+        "point": range(6),
+        "platform": ["rtx_3060"] * 3 + ["rtx_4090"] * 3,
+        "policy.cache": ["lru", "lfu", LONG] * 2,
+        "tokens_per_s": [40.0, 20.0, 80.0, 100.0, 25.0, 400.0],
+        "tpot_mean_s": [0.025, 0.050, 0.0125, 0.010, 0.040, 0.0025],
+        "low_s": [0.020, 0.045, 0.0120, 0.009, 0.030, 0.0020],
+        "high_s": [0.035, 0.060, 0.0130, 0.012, 0.045, 0.0040],
+    }
+)
+FIRST = POINTS.head(3)
+SIZES = pd.DataFrame(
+    {
+        "policy": ["lru", "lru", "lfu", "lfu"],
+        "cache_gib": [2.0, 4.0, 4.0, 2.0],
+        "hit_rate": [0.5, 0.75, 0.7, 0.4],
+        "tpot_s": [0.040, 0.020, 0.022, 0.048],
+        "reference_hit_rate": [0.6, 0.9, NAN, NAN],
+        "reference_tpot_s": [0.030, 0.015, NAN, NAN],
+        "physics_tpot_s": [0.010, 0.010, 0.009, 0.010],
+    }
+)
+SHARES = FIRST.assign(pcie_share=[0.5, 0.6, NAN], hbm_share=[0.4, 0.3, 0.9], overhead_share=[0.1, 0.1, 0.1])
+STEPS = pd.DataFrame({"step": range(101), "phase": "decode", "warmup": False, "latency_s": np.arange(101) / 1000})
+LOADS = pd.DataFrame({"layer": [0, 0, 1, 1], "expert": [0, 1, 0, 1], "selections": [1, 3, 0, 0]})
+TRIED = pd.DataFrame(
+    {
+        "point": range(6),
+        "cache_gib": [4.0, 2.0, 8.0, 4.0, 4.0, 2.0],
+        "policy.cache": ["lru", "lru", "lru", "lfu", "belady", "lfu"],
+        "seed": 0,
+        "tpot_mean_s": [0.020, 0.030, 0.016, 0.021, 0.012, 0.5],
+    }
+)
+
+
+def machine(platform: str = "rtx_3060", model: str = "gpt_oss_20b") -> tuple[ModelSpec, Device]:
+    cfg = compose_config([f"model={model}", f"platform={platform}"])
+    described = Platform.from_mapping(cfg.platform)
+    return ModelSpec.from_mapping(cfg.model), described.device(described.workers[0])
+
+
+def draw_roofline(frame: pd.DataFrame, stem: Path) -> list[Path]:
+    return roofline(frame, machine()[1], stem)
+
+
+KINDS: dict[str, tuple[Callable[..., list[Path]], Any, dict[str, Any], set[str]]] = {
+    "bars": (
+        bars,
+        POINTS,
+        {"value": "tpot_mean_s", "category": "platform", "group": "policy.cache", "low": "low_s", "high": "high_s"},
+        {"time per token (ms)"},
+    ),
+    "laid bars": (bars, FIRST, {"value": "tokens_per_s", "category": "policy.cache"}, {"decoding speed (tokens/s)"}),
+    "speed-up": (
+        speedup_bars,
+        POINTS,
+        {"value": "tokens_per_s", "category": "platform", "group": "policy.cache", "baseline": "lru"},
+        {"speed-up over lru (×)"},  # noqa: RUF001
+    ),
+    "cache size": (
+        cache_size_curves,
+        SIZES,
+        {"width_in": 3.3},
+        {"hit rate (%)", "time per token (ms)", "expert cache (GiB)"},
+    ),
+    "latency": (latency_cdf, STEPS, {}, {"latency (ms)", "share of decode steps (%)"}),
+    "time": (time_stacks, SHARES, {"name": "policy.cache", "time": "tpot_mean_s"}, {"time per decoded token (ms)"}),
+    "roofline": (
+        draw_roofline,
+        None,
+        {},
+        {"arithmetic intensity (FLOP/byte)", "performance (GFLOP/s)"},
+    ),
+    "load": (
+        expert_load_map,
+        LOADS,
+        {},
+        {"layer", "expert", "load of an expert (tokens)", "max/mean\nload (×)"},  # noqa: RUF001
+    ),
+    "pareto": (
+        pareto_front,
+        POINTS,
+        {"x": "tpot_mean_s", "y": "tokens_per_s", "minimise": ["tpot_mean_s"], "maximise": ["tokens_per_s"]},
+        {"time per token (ms), ← better", "decoding speed (tokens/s), better →"},
+    ),
+    "tornado": (
+        tornado,
+        TRIED,
+        {"metric": "tpot_mean_s", "factors": ["cache_gib", "policy.cache"]},
+        {"change of time per token (%)\nbase: 20 ms"},
+    ),
+}
+
+
+def table_of(kind: str) -> Any:
+    return roofline_points(*machine(), tokens=(1, 16)) if kind == "roofline" else KINDS[kind][1]
+
+
+def draw(kind: str, frame: pd.DataFrame, stem: Path) -> list[Path]:
+    function, _, options, _ = KINDS[kind]
+    return function({LONG: frame} if kind == "latency" else frame, stem=stem, **options)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, in order; nothing is rendered."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: figures.append(self))
+    return figures
+
+
+def heights(figure: Figure) -> dict[str, list[float]]:
+    """Heights of upright bars by the label of their kind."""
+    return {c.get_label(): [bar.get_height() for bar in c] for c in figure.axes[0].containers if hasattr(c, "patches")}
+
+
+# ---- every kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_is_a_png_and_a_pdf_with_the_same_bytes_each_time_and_nothing_cut(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: (figures.append(self), savefig(self, *args, **options))
+    )
+    first, again = (draw(kind, table_of(kind), tmp_path / folder / "cache_2.5") for folder in ("a", "b"))
+    assert [path.name for path in first] == ["cache_2.5.png", "cache_2.5.pdf"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    box, (width_in, height_in) = figures[0].get_tightbbox(), figures[0].get_size_inches()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width_in
+    assert box.y1 <= height_in
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_axis_says_what_it_shows_and_in_which_unit(kind: str, tmp_path: Path, drawn: list[Figure]) -> None:
+    draw(kind, table_of(kind), tmp_path / "x")
+    labels = {text for axes in drawn[0].axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text}
+    assert labels == KINDS[kind][3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_without_rows_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^figure x: the table has no rows; expected at least one\.$"):
+        draw(kind, table_of(kind).head(0), tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("speed-up", "tornado")])
+def test_a_single_row_makes_a_figure(kind: str, tmp_path: Path, drawn: list[Figure]) -> None:
+    draw(kind, table_of(kind).head(1), tmp_path / "x")
+    assert len(drawn) == 2
+
+
+def test_what_is_not_a_column_or_no_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no column 'tokens_per_z'; did you mean 'tokens_per_s'\?$"):
+        bars(POINTS, tmp_path / "x", value="tokens_per_z", category="platform")
+    with pytest.raises(ConfigError, match="column 'platform' holds 'rtx_3060'; expected numbers"):
+        bars(FIRST, tmp_path / "x", value="platform", category="policy.cache")
+    with pytest.raises(ConfigError, match="column 'tpot_mean_s' is empty in every row"):
+        bars(FIRST.assign(tpot_mean_s=None), tmp_path / "x", value="tpot_mean_s", category="policy.cache")
+
+
+def test_rows_that_would_share_a_bar_are_refused_with_the_column_in_which_they_differ(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"2 rows have policy.cache lru; expected one \(they differ in 'platform'"):
+        bars(POINTS, tmp_path / "x", value="tpot_mean_s", category="policy.cache")
+
+
+# ---- one by one
+
+
+def test_bars_are_as_high_as_their_values_and_intervals_reach_their_ends(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw("bars", POINTS, tmp_path / "x")
+    assert heights(drawn[0])["lru"] == pytest.approx([25.0, 10.0])  # ms, on the RTX 3060 and 4090
+    errors = next(c for c in drawn[0].axes[0].containers if hasattr(c, "has_yerr"))
+    (line,) = errors.lines[2]
+    assert [tuple(segment[:, 1]) for segment in line.get_segments()] == [
+        pytest.approx((20.0, 35.0)),
+        pytest.approx((9.0, 12.0)),
+    ]
+
+
+def test_a_value_that_is_missing_is_written_as_such(tmp_path: Path, drawn: list[Figure]) -> None:
+    frame = FIRST.assign(tokens_per_s=[40.0, None, 80.0])
+    bars(frame, tmp_path / "x", value="tokens_per_s", category="policy.cache")
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert sorted(texts) == ["40", "80", "n/a"]
+
+
+def test_an_interval_that_does_not_hold_its_value_is_refused(tmp_path: Path) -> None:
+    options = {"value": "tpot_mean_s", "category": "policy.cache", "low": "high_s", "high": "low_s"}
+    with pytest.raises(ConfigError, match=r"'high_s' is 0.035 for lru, above the value 0.025"):
+        bars(FIRST, tmp_path / "x", **options)
+
+
+def test_speed_up_divides_rates_by_the_baseline_and_ends_with_the_geometric_mean(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw("speed-up", POINTS, tmp_path / "x")
+    # lfu 20/40 and 25/100, mean sqrt(0.5 · 0.25); the other 80/40 and 400/100, mean sqrt(2 · 4)
+    assert list(heights(drawn[0]).values()) == [
+        pytest.approx([0.5, 0.25, 0.125**0.5]),
+        pytest.approx([2.0, 4.0, 8**0.5]),
+    ]
+    names = [text.get_text() for text in drawn[0].axes[0].get_xticklabels()]
+    assert names == ["rtx_3060", "rtx_4090", "geo. mean"]
+
+
+def test_speed_up_in_time_is_the_baselines_time_over_the_others(tmp_path: Path, drawn: list[Figure]) -> None:
+    speedup_bars(FIRST, tmp_path / "x", value="tpot_mean_s", group="policy.cache", baseline="lru")
+    widths = [bar.get_width() for bar in drawn[0].axes[0].patches]
+    assert widths == pytest.approx([25 / 50, 25 / 12.5])
+
+
+def test_the_geometric_mean_leaves_out_categories_that_lack_a_group(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw("speed-up", POINTS.head(5), tmp_path / "x")  # the RTX 4090 has no run with the long name
+    assert list(heights(drawn[0]).values()) == [pytest.approx([0.5, 0.25, 0.5]), pytest.approx([2.0, 2.0])]
+    assert drawn[0].axes[0].get_xticklabels()[-1].get_text() == "geo. mean of 1"
+
+
+def test_speed_ups_a_hundredfold_apart_stand_on_a_logarithmic_axis_from_one(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    frame = FIRST.assign(tokens_per_s=[10.0, 5.0, 1000.0])
+    speedup_bars(frame, tmp_path / "x", value="tokens_per_s", group="policy.cache", baseline="lru")
+    axes = drawn[0].axes[0]
+    assert axes.get_xscale() == "log"
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] == [(1.0, 0.5), (1.0, 100.0)]
+
+
+def test_a_baseline_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no row has policy.cache lruu, the baseline; did you mean 'lru'\?"):
+        speedup_bars(FIRST, tmp_path / "x", value="tokens_per_s", group="policy.cache", baseline="lruu")
+
+
+def test_cache_size_curves_rise_with_the_size_and_show_reference_and_bound(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw("cache size", SIZES, tmp_path / "x")
+    hits, times = ({str(line.get_label()): line for line in axes.lines} for axes in drawn[0].axes)
+    assert hits["lfu"].get_xydata().tolist() == [[2.0, 40.0], [4.0, 70.0]]
+    assert times["clairvoyant (Belady)"].get_xydata() == pytest.approx(np.array([[2.0, 30.0], [4.0, 15.0]]))
+    assert times["physics bound"].get_xydata() == pytest.approx(np.array([[2.0, 10.0], [4.0, 9.0]]))
+    assert hits["_child2"].get_xydata().tolist() == [[2.0, 60.0], [4.0, 90.0]]
+
+
+def test_a_cache_size_left_to_the_run_comes_from_its_bytes(tmp_path: Path, drawn: list[Figure]) -> None:
+    cache_size_curves(
+        SIZES.head(2).assign(cache_gib=[2.0, None], cache_bytes=[2 * 2**30, 6 * 2**30]), tmp_path / "x", width_in=3.3
+    )
+    assert drawn[0].axes[0].lines[0].get_xdata().tolist() == [2.0, 6.0]
+
+
+def test_the_latency_curve_goes_through_its_percentiles_and_leaves_warm_up_out(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    warm = STEPS.assign(warmup=True, latency_s=9.0)
+    prefill = STEPS.assign(phase="prefill", latency_s=7.0)
+    latency_cdf({"lru": pd.concat([warm, STEPS, prefill])}, tmp_path / "x")
+    curve, marks, _ = drawn[0].axes[0].lines
+    assert marks.get_xydata() == pytest.approx(np.array([[50.0, 50.0], [99.0, 99.0]]))  # of 0, 1 ... 100 ms
+    assert curve.get_xdata()[-1] == pytest.approx(100.0)
+    assert dict(zip(curve.get_xdata()[1:], curve.get_ydata()[1:], strict=True))[50.0] == pytest.approx(100 * 51 / 101)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["lru: 50, 99"]
+
+
+def test_latencies_of_requests_are_called_so(tmp_path: Path, drawn: list[Figure]) -> None:
+    latency_cdf({"lru": pd.DataFrame({"request": [0, 1], "ttft_s": [None, 2.0]})}, tmp_path / "x", value="ttft_s")
+    axes = drawn[0].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time to first token (s)", "share of requests (%)")
+
+
+def test_a_run_of_warm_up_alone_has_no_latencies(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run lru has no 'latency_s' in decode steps after warm-up"):
+        latency_cdf({"lru": STEPS.assign(warmup=True)}, tmp_path / "x")
+
+
+def test_stacks_end_at_the_time_or_at_all_of_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    whole = SHARES.assign(hbm_share=[0.4, 0.3, 0.9], pcie_share=[0.5, 0.6, 0.0])
+    for share in (False, True):
+        time_stacks(whole, tmp_path / "x", name="policy.cache", time="tpot_mean_s", share=share)
+    times, shares = (figure.axes[0].containers for figure in drawn[::2])
+    ends = [[bar.get_x() + bar.get_width() for bar in bars[-1]] for bars in (times, shares)]
+    assert ends == [pytest.approx([12.5, 25.0, 50.0]), pytest.approx([100.0] * 3)]  # ms, fastest first
+    pcie = next(part for part in times if part.get_label() == "PCIe")
+    assert [bar.get_width() for bar in pcie] == pytest.approx([0.0, 0.5 * 25, 0.6 * 50])
+
+
+def test_stacks_without_shares_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no column named '<cause>_share'"):
+        time_stacks(FIRST, tmp_path / "x", name="policy.cache", time="tpot_mean_s")
+
+
+def test_speeds_are_sorted_with_reference_and_bound_as_lines(tmp_path: Path, drawn: list[Figure]) -> None:
+    speed_bars(FIRST.assign(name=FIRST["policy.cache"]), 90.0, None, tmp_path / "x")
+    axes = drawn[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [20.0, 40.0, 80.0]  # upwards
+    assert [line.get_xdata()[0] for line in axes.lines] == [90.0]
+
+
+def test_no_operator_lies_above_the_roof(tmp_path: Path) -> None:
+    for platform, model, phase in (
+        ("rtx_3060", "gpt_oss_20b", "decode"),
+        ("a100_host", "deepseek_v3", "prefill"),
+        ("oneplus_15r", "gemma_4_26b_a4b", "decode"),
+        ("t4_host", "switch_base_8", "decode"),
+    ):
+        spec, device = machine(platform, model)
+        points = roofline_points(spec, device, (1, 64, 4096), phase=phase)
+        assert {"router", "routed experts", "output projection", "LM head"} <= set(points["operator"])
+        roof = np.minimum(
+            points["intensity_flop_per_byte"] * device.memory_read_bytes_per_s, max(device.peak_flop_per_s.values())
+        )
+        assert (points["flop_per_s"] <= roof).all()
+
+
+def test_one_token_uses_its_top_k_experts_and_many_tokens_all_of_them() -> None:
+    model, device = machine()
+    points = roofline_points(model, device, (1, 4096)).set_index(["operator", "tokens"])
+    one, many = (points.loc[("routed experts", tokens)] for tokens in (1, 4096))
+    assert one["flops"] == pytest.approx(4 * float(model.expert_work(1).flops))
+    assert many["flops"] == pytest.approx(32 * float(model.expert_work(4096 * 4 / 32).flops))
+    assert many["size_bytes"] == pytest.approx(32 * float(model.expert_work(4096 * 4 / 32).size_bytes))
+
+
+def test_the_ridge_is_where_the_two_peaks_meet(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw_roofline(table_of("roofline"), tmp_path / "x")
+    axes = drawn[0].axes[0]
+    assert axes.lines[0].get_xydata()[1] == pytest.approx([25.5e12 / 360e9, 25.5e3])  # FLOP/byte, GFLOP/s
+    notes = [text.get_text() for text in axes.texts]
+    assert notes == ["bf16: 25.5 TFLOP/s, ridge at 70.8 FLOP/byte", "360 GB/s"]
+
+
+def test_the_load_map_shows_loads_and_the_imbalance_of_layers(tmp_path: Path, drawn: list[Figure]) -> None:
+    for by_load in (False, True):
+        expert_load_map(LOADS, tmp_path / "x", by_load=by_load)
+    cells, strip, _ = drawn[0].axes
+    assert cells.collections[0].get_array().tolist() == [[1.0, 3.0], [0.0, 0.0]]
+    assert [bar.get_width() for bar in strip.patches] == pytest.approx([3 / 2, NAN], nan_ok=True)  # max 3, mean 2
+    assert drawn[2].axes[0].collections[0].get_array().tolist() == [[3.0, 1.0], [0.0, 0.0]]
+
+
+def test_the_front_has_the_points_that_no_other_beats_in_steps(tmp_path: Path, drawn: list[Figure]) -> None:
+    frame = pd.DataFrame({"cache_gib": [8.0, 2.0, 4.0, 4.0], "tokens_per_s": [50.0, 20.0, 30.0, 25.0]})
+    goals: dict[str, Any] = {"x": "cache_gib", "y": "tokens_per_s", "minimise": ["cache_gib"]}
+    pareto_front(frame, tmp_path / "x", **goals, maximise=["tokens_per_s"])
+    others, best, *_, front = drawn[0].axes[0].lines
+    assert others.get_xydata().tolist() == [[4.0, 25.0]]
+    assert best.get_xydata().tolist() == front.get_xydata().tolist() == [[2.0, 20.0], [4.0, 30.0], [8.0, 50.0]]
+    assert front.get_drawstyle() == "steps-post"  # with 6 GiB one has what 4 GiB give
+    with pytest.raises(ConfigError, match="'tokens_per_s' must be in one of minimise and maximise"):
+        pareto_front(frame, tmp_path / "x", **goals)
+
+
+def test_a_front_that_is_known_is_taken_and_its_points_are_numbered(tmp_path: Path, drawn: list[Figure]) -> None:
+    options = {**KINDS["pareto"][2], "front": "best", "name": "policy.cache"}
+    pareto_front(FIRST.assign(best=[True, False, True]), tmp_path / "x", **options)
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["1", "2"]
+    key = [text.get_text() for text in drawn[0].legends[1].get_texts()]
+    assert key[0].startswith("1  on_demand_lru")  # 12.5 ms, left of 25 ms
+    assert key[1] == "2  lru"
+
+
+def test_the_tornado_takes_each_factor_alone_and_puts_the_largest_swing_first(tmp_path: Path) -> None:
+    base_s, ends = effects(TRIED, tmp_path / "x", "tpot_mean_s", ["policy.cache", "cache_gib", "seed"], None)
+    assert base_s == 0.020  # 4 GiB and lru are the most frequent; the last row changes both and does not count
+    assert [(end.factor, end.kind, end.setting) for end in ends] == [
+        ("cache_gib", "lowest value", "2"),
+        ("cache_gib", "highest value", "8"),
+        ("policy.cache", "other choice", "belady"),
+        ("policy.cache", "other choice", "lfu"),
+    ]
+    assert [end.change for end in ends] == pytest.approx([0.5, -0.2, -0.4, 0.05])  # swings 0.7 and 0.45
+
+
+def test_a_setting_in_bytes_is_written_in_the_unit_it_was_chosen_in(tmp_path: Path) -> None:
+    frame = TRIED.head(3).assign(**{"cache_gib": 4.0, "settings.chunk_bytes": [2**20, 2**16, 2**24]})
+    _, ends = effects(frame, tmp_path / "x", "tpot_mean_s", ["settings.chunk_bytes"], base=0)
+    assert [end.setting for end in ends] == ["64 KiB", "16 MiB"]
+
+
+def test_the_tornados_bars_are_the_changes_in_per_cent(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw("tornado", TRIED, tmp_path / "x")
+    assert [bar.get_width() for bar in drawn[0].axes[0].patches] == pytest.approx([50.0, -20.0, -40.0, 5.0])
+    assert [text.get_text() for text in drawn[0].axes[0].get_yticklabels()] == ["expert cache (GiB)", "cache policy"]
+
+
+def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"metric": "tpot_mean_s", "factors": ["cache_gib"]}
+    with pytest.raises(ConfigError, match="no row is point 9"):
+        tornado(TRIED, tmp_path / "x", base=9, **options)
+    with pytest.raises(ConfigError, match="no row differs from the base in one factor only"):
+        tornado(TRIED.head(1), tmp_path / "x", **options)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "label", "drawn_as"),
+    [
+        ("tpot_p99_s", 0.0123, "p99 time per token (ms)", 12.3),
+        ("duration_s", 5000.0, "duration (s)", 5000.0),
+        ("load_bytes", 3.2e9, "loaded on demand (GB)", 3.2),
+        ("late_rate", 0.25, "late rate (%)", 25.0),
+        ("energy_per_token_j", 0.5, "energy per token (mJ)", 500.0),
+        ("workload.max_decode_tokens", 64, "max decode tokens", 64),
+    ],
+)
+def test_a_columns_name_gives_its_unit_and_its_size_the_prefix(
+    column: str, value: float, label: str, drawn_as: float
+) -> None:
+    found = quantity(column, [value])
+    assert found.label == label
+    assert value * found.factor == pytest.approx(drawn_as)
+
+
+def test_long_names_break_where_words_end_and_a_dollar_is_no_formula() -> None:
+    assert shown("on_demand_lru with policy/cache=lfu") == "on_demand_lru with\npolicy/cache=lfu"
+    assert shown("a $x$") == r"a \$x\$"
+    assert shown(None) == "none"
+    assert shown("x" * 30, 10) == "\n".join(["x" * 10] * 3)

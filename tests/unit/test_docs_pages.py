@@ -1,0 +1,98 @@
+"""The pages that are made from the program tell of all of it."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.compose import choices, chosen
+from experiments.schema import Config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pages():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs" / "_ext")
+        yield importlib.import_module("pages")
+
+
+def test_every_key_of_the_configuration_is_explained(pages):
+    from omegaconf import OmegaConf
+
+    def leaves(node, prefix=""):
+        for key in node:
+            value = node._get_node(key)
+            if OmegaConf.is_dict(value) and not prefix.startswith("policy") and len(value):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+    told = {key.name: key for key in pages.known_keys()}
+    assert set(told) == set(leaves(OmegaConf.structured(Config)))
+    assert [key.name for key in told.values() if not key.description.strip()] == []
+    assert (told["cache_gib"].type, told["cache_gib"].default) == ("number or null", "null")
+    assert (told["workload.batch_size"].type, told["workload.batch_size"].default) == ("integer", "1")
+    assert (told["policy.cache"].type, told["policy.cache"].default) == ("policy/cache", "lru")
+
+
+@pytest.fixture(scope="module")
+def configuration(pages):
+    return pages.configuration_page()
+
+
+def test_every_choice_stands_in_the_table_of_its_group(configuration):
+    tables = dict(re.findall(r"## Choices of `([\w/]+)`\n(.*?)(?=\n## |\Z)", configuration, flags=re.S))
+    assert {group: sorted(re.findall(r"^\| `(\w+)`", table, flags=re.M)) for group, table in tables.items()} == {
+        group: sorted(names) for group, names in choices().items()
+    }
+    for group, name in chosen().items():
+        assert f"| `{name}` (default) |" in tables[group]
+
+
+def test_rows_of_the_tables_have_as_many_cells_as_their_heads(configuration):
+    for line in configuration.splitlines():
+        if line.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) in (3, 5), line
+
+
+def test_the_interface_shows_a_name_in_one_place(pages):
+    names = [name.removeprefix("api/").removesuffix(".md") for name in pages.api_pages()]
+    assert {"traces", "hwmodels", "simulator.policies.cache.lru", "experiments.run"} <= set(names)
+    assert "hwmodels.spec" not in names  # Platform is imported from hwmodels
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("plain", "marked_up"),
+    [
+        (["Sizes in `bytes`, see `Plan`s."], ["Sizes in ``bytes``, see ``Plan``\\ s.", ""]),
+        (["Twice *n* or a|b, own_."], ["Twice \\*n\\* or a\\|b, own\\_.", ""]),
+        (["A span `of", "two` lines."], ["A span ``of", "two`` lines.", ""]),
+        (["Lead:", "  - kept", "as it is"], ["Lead:", "", "::", "", "      - kept", "    as it is", ""]),
+        (["name   of `it`", "seed   of all"], ["", "::", "", "    name   of `it`", "    seed   of all", ""]),
+        (["One.", "", ">>> f(*a)", "'`x`'"], ["One.", "", ">>> f(*a)", "'`x`'", ""]),
+    ],
+)
+def test_a_plain_docstring_becomes_restructured_text(pages, plain, marked_up):
+    assert pages.rst(plain) == marked_up
+
+
+def test_links_are_seen_from_the_page_that_shows_them(pages):
+    docs = ROOT / "docs"
+    text = "[a](docs/tutorial.md#top) [b](LICENSE) [c](https://x.org/y.md) [d](#here)"
+    assert pages.outward(text, ROOT, docs / "_generated") == (
+        "[a](../tutorial.md#top) [b](path:../../LICENSE) [c](https://x.org/y.md) [d](#here)"
+    )
+    assert pages.outward("[e](../README.md) ![f](images/x.png)", docs, docs) == (
+        "[e](path:../README.md) ![f](images/x.png)"
+    )
+
+
+def test_pages_that_are_no_longer_made_are_removed(pages, tmp_path):
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "gone.md").write_text("# Gone\n")
+    written = pages.write_pages(tmp_path)
+    assert sorted(tmp_path.rglob("*.md")) == sorted(written)
