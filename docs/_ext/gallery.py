@@ -84,14 +84,14 @@ def _kinds() -> list[str]:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """A smaller copy of a picture in 256 colours; the same picture gives the same bytes."""
+    """A smaller copy of a picture; the same picture gives the same bytes."""
     from PIL import Image
 
     with Image.open(source) as picture:
         size = (round(picture.width * SCALE), round(picture.height * SCALE))
         small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     target.parent.mkdir(parents=True, exist_ok=True)
-    small.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    small.save(target, optimize=True)
 
 
 def main(names: list[str]) -> None:

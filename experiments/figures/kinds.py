@@ -85,6 +85,9 @@ def bars(
     assert data.requests is not None
     category = category or factor
     table = compare((data.points, data.requests), factor, baseline, metric)
+    for column in (category, group):
+        if column in data.points and column not in table:  # it is the same everywhere
+            table[column] = table["point"].map(data.points.set_index("point")[column])
     prefix = "" if show == "value" else "ratio_"
     low, high = f"{prefix}low", f"{prefix}high"
     if show == "ratio":

@@ -13,7 +13,9 @@ from experiments.cli import main
 from traces import data_path, open_trace
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/tutorial.md", "docs/policies.md", "docs/fidelity.md"]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("tutorial", "policies", "fidelity", "sweeps", "timeline"))]
+ELSEWHERE = ("demo", "figure")  # what other tests run
+MACHINES = ("submitit", "launcher=ray")  # and what needs a cluster
 CUT = ["workload.requests=1", "workload.max_decode_tokens=4"]
 
 
@@ -62,9 +64,11 @@ def test_the_commands_of_a_page_run(page, workplace):
     assert found
     for line in found:
         arguments = shlex.split(line)[1:]
-        if arguments[0] == "demo":
+        if arguments[0] in ELSEWHERE or any(name in line for name in MACHINES):
             continue
-        if arguments[0] == "run":
+        if arguments[0] == "search":
+            arguments += ["--trials", "4"]
+        if arguments[0] in ("run", "sweep", "search"):
             given = {argument.split("=")[0] for argument in arguments}
             arguments += [cut for cut in CUT if "-m" not in cut and cut.split("=")[0] not in given]
             arguments.append("reference=false")

@@ -1,0 +1,236 @@
+"""Named figures: their definitions, the command that draws them, and the gallery's page."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from experiments.figures.definition import figure_file, figure_names, read_definition
+from experiments.figures.kinds import KINDS, Data
+from experiments.figures.named import prepare, table_of
+
+ROOT = Path(__file__).parents[3]
+SHORT = ["workload.requests=1", "workload.max_decode_tokens=2", "reference=false"]
+MINE = """\
+description: Two cache policies.
+kind: speedup
+runs: [experiment=smoke, workload.max_decode_tokens=4, reference=false, cache_gib=2]
+sweeps:
+  first: [policy/cache=lru]
+  second one: ["policy/cache=lfu,fifo"]
+names: {lfu: LFU, lru: LRU}
+draw: {group: policy.cache, baseline: lru}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[[str, str], str]:
+    """`own(old, new)`: the path of MINE with one text in place of another."""
+
+    def write(old: str = "", new: str = "") -> str:
+        assert old in MINE
+        (tmp_path / "mine.yaml").write_text(MINE.replace(old, new, 1))
+        return "./mine.yaml"
+
+    return write
+
+
+# ---- the shipped ones
+
+
+def test_there_is_a_named_figure_of_every_kind() -> None:
+    assert {read_definition(figure_file(name)).kind for name in figure_names()} == set(KINDS)
+
+
+def test_the_gallery_shows_every_figure_with_its_text_command_and_a_small_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    assert page == importlib.import_module("gallery").page(), "make gallery writes it anew"
+    pictures = ROOT / "docs" / "images" / "gallery"
+    assert sorted(path.name for path in pictures.iterdir()) == [f"{name}.png" for name in figure_names()]
+    for name in figure_names():
+        assert f"(images/gallery/{name}.png)\n\n{read_definition(figure_file(name)).description}\n" in page
+        assert f"```sh\nmoesim figure {name}\n```" in page
+        assert (pictures / f"{name}.png").stat().st_size < 150_000
+        with Image.open(pictures / f"{name}.png") as picture:
+            assert picture.format == "PNG"
+            assert picture.width in (660, 1400)  # 3.3 or 7 inches at 200 dots per inch
+
+
+# fewer choices, so that the test is quick
+CUT = {
+    "speedup_platforms": ["platform=rtx_3060,t4_host", "system=on_demand_lru,clairvoyant"],
+    "speedup_models": ["policy/cache=lru,belady"],
+    "time_breakdown": ["system=on_demand_lru,cpu_in_place"],
+    "token_latency": ["system=on_demand_lru,cpu_in_place"],
+    "memory_or_time": ["system=on_demand_lru,cpu_in_place", "cache_gib=2,4"],
+    "cache_policies": ["policy/cache=lru,belady"],
+    "cache_budget": ["cache_gib=2,4"],
+}
+TWO_SWEEPS = ("sensitivity",)
+
+
+@pytest.mark.filterwarnings("ignore::experiments.results.NoiseWarning")
+@pytest.mark.parametrize("name", figure_names())
+def test_the_rows_of_a_named_figure_can_be_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    definition = read_definition(figure_file(name))
+    if name in TWO_SWEEPS:
+        definition.sweeps = dict(list(definition.sweeps.items())[:2])
+    data, _ = prepare(name, definition, [*SHORT, *CUT.get(name, ())], workers=0)
+    assert len(table_of(definition, data).table) > 0
+
+
+# ---- the command
+
+
+def test_a_figure_without_runs_is_written_with_the_same_bytes_each_time(call: Callable, tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        said = call("figure", "operator_roofline", "--out", out)
+        assert said == (
+            0,
+            f"written to {out}: operator_roofline.png, operator_roofline.pdf, operator_roofline.csv\n",
+            "",
+        )
+    for suffix in ("png", "pdf", "csv"):
+        first, again = (tmp_path / out / f"operator_roofline.{suffix}" for out in ("a", "b"))
+        assert first.read_bytes() == again.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_ones_own_figure_runs_its_sweeps_once_with_the_overrides_and_writes_what_it_draws(
+    call: Callable, own: Callable
+) -> None:
+    command = ["figure", own(), "--workers", "0", "seed=7"]
+    said = call(*command)
+    assert said == (0, "3 runs; written to runs/figures: mine.png, mine.pdf, mine.csv\n", "")
+    drawn = pd.read_csv("runs/figures/mine.csv")
+    points = pd.read_parquet("runs/figures/mine/sweep/points.parquet")
+    assert list(points["name"]) == ["first", "second one", "second one"]
+    assert points["seed"].tolist() == [7, 7, 7]
+    assert drawn["policy.cache"].tolist() == ["LRU", "LFU", "fifo"]
+    assert drawn["tokens_per_s"].tolist() == pytest.approx(points["tokens_per_s"].tolist())
+    said = call(*command, "--out", "again")
+    assert said.out == "3 runs, 3 of them from before; written to again: mine.png, mine.pdf, mine.csv\n"
+    for suffix in ("png", "pdf", "csv"):
+        assert Path(f"again/mine.{suffix}").read_bytes() == Path(f"runs/figures/mine.{suffix}").read_bytes()
+
+
+def test_a_figure_from_a_sweep_runs_nothing_and_draws_the_same_or_says_what_is_not_kept(
+    call: Callable, own: Callable, tmp_path: Path
+) -> None:
+    path = own()
+    assert call("figure", path, "--workers", "0").code == 0
+    (tmp_path / "runs" / "figures" / "mine" / "sweep").rename(tmp_path / "there")
+    assert call("figure", path, "--from", "there", "--out", "out").code == 0
+    assert Path("out/mine.png").read_bytes() == Path("runs/figures/mine.png").read_bytes()
+    assert not (tmp_path / "runs" / "figures" / "mine" / "sweep").exists()
+    for name, sentence in (
+        ("token_latency", "a sweep keeps no steps; expected folders of runs, or 'table: requests'."),
+        ("operator_roofline", "a sweep keeps no configuration; expected the folder of a run."),
+    ):
+        assert call("figure", name, "--from", "there") == (2, "", f"there: {sentence}\n")
+
+
+def test_a_figure_of_steps_keeps_run_folders_that_can_be_drawn_from_again(call: Callable, tmp_path: Path) -> None:
+    assert call("figure", "token_latency", *SHORT, "system=on_demand_lru,clairvoyant").code == 0
+    folders = sorted((tmp_path / "runs" / "figures" / "token_latency" / "runs").iterdir())
+    assert [folder.name.split("-")[0] for folder in folders] == ["0", "1"]
+    drawn = pd.read_csv("runs/figures/token_latency.csv")
+    steps = pd.read_parquet(folders[0] / "steps.parquet")
+    assert drawn.loc[drawn["system"] == "LRU", "latency_s"].tolist() == pytest.approx(steps["latency_s"].tolist())
+    sources = [item for folder in folders for item in ("--from", str(folder))]
+    assert call("figure", "token_latency", *sources, "--out", "again").code == 0
+    assert Path("again/token_latency.csv").read_bytes() == Path("runs/figures/token_latency.csv").read_bytes()
+    call("figure", "token_latency", *SHORT, "system=on_demand_lfu")  # the folders are those of the last drawing
+    assert len(list((tmp_path / "runs" / "figures" / "token_latency" / "runs").iterdir())) == 1
+
+
+def test_too_few_requests_for_an_interval_are_noted(call: Callable) -> None:
+    said = call("figure", "cache_policies", *SHORT, "cache_gib=2", "policy/cache=lru,lfu", "--workers", "0")
+    assert said.code == 0
+    assert said.out.startswith("note: an interval over 1 requests is not meaningful; at least 5 are needed.\n2 runs; ")
+
+
+def test_quantities_of_a_platform_are_drawn_as_numbers_with_their_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: figures.append(self))
+    link = "platform.links.0.bandwidth_bytes_per_s"
+    points = pd.DataFrame(
+        {"point": range(3), link: ["31.5 GB/s", "63 GB/s", 15.75e9], "tpot_mean_s": [0.02, 0.015, 0.03]}
+    )
+    data = Data("x", names={link: "PCIe"}, points=points)
+    drawing = KINDS["tornado"].prepare(data, metric="tpot_mean_s", factors=[link])
+    drawing.draw(tmp_path / "x", width_in=3.3)
+    axes = figures[0].axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["PCIe (GB/s)"]
+    changes = {text.get_text(): text.xy[0] for text in axes.texts}
+    assert changes == {"15.75": pytest.approx(50.0), "63": pytest.approx(-25.0)}  # 30 / 20 and 15 / 20 ms
+    assert drawing.table[link].tolist() == ["31.5 GB/s", "63 GB/s", 15.75e9]  # the data as they are
+
+
+# ---- what cannot be drawn
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("kind: speedup", "kind: speedups", "kind speedups: there is no such kind; did you mean 'speedup'?"),
+        ("kind: speedup\n", "", "kind: this key has no value; give it one."),
+        ("names:", "name:", "unknown key 'name'; did you mean 'names'?"),
+        ("kind:", "width: broad\nkind:", "width broad: there is no such width (there are: column, page)."),
+        ("  first: [policy/cache=lru]", "  first: lru", "sweeps: expected names with a list of overrides each."),
+        ("  first:", "  a/b:", "sweeps: 'a/b' is no name; expected letters, digits, blanks and _.+-()."),
+        ("group:", "grop:", "draw: unknown key 'grop'; did you mean 'group'?"),
+        (", baseline: lru", "", "draw: baseline: this key has no value; give it one."),
+        ("group: policy.cache", "group: [a]", "draw: group: expected text."),
+    ],
+)
+def test_a_definition_that_cannot_be_names_file_and_key(
+    call: Callable, own: Callable, old: str, new: str, sentence: str
+) -> None:
+    assert call("figure", own(old, new)) == (2, "", f"mine.yaml: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sensitivty"], "sensitivty: there is no figure of that name; did you mean 'sensitivity'?"),
+        (["./none.yaml"], "./none.yaml: there is no such file; expected the YAML of a figure."),
+        (
+            ["cache_budget", "seed=1", "--from", "x"],
+            "seed=1: with --from nothing is run, so that nothing can be overridden.",
+        ),
+        (
+            ["decode_step", "--from", "x"],
+            "figure decode_step: a timeline needs a run in memory; draw it without --from.",
+        ),
+        (["decode_step", "seed=1,2"], "figure decode_step: it shows one run, and 2 are given; choose one of them."),
+        (["cache_budget", "--workers", "-1"], "--workers is -1; expected 0 (no other process) or more."),
+        (["cache_budget", "sed=1"], "unknown key 'sed' in 'sed=1'; did you mean 'seed'?"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_in_one_sentence(
+    call: Callable, arguments: list[str], sentence: str
+) -> None:
+    assert call("figure", *arguments) == (2, "", f"{sentence}\n")
+
+
+def test_a_figure_of_which_runs_fail_is_refused_with_the_reason(call: Callable, own: Callable) -> None:
+    said = call("figure", own("cache_gib=2", "'cache_gib=-1'"), "--workers", "0")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "figure mine: 3 of its 3 runs failed, the first (0) with: cache_gib is -1.0; expected a size above 0 in GiB,"
+        " or null.\n"
+    )
+    assert not Path("runs/figures/mine.png").exists()
