@@ -79,6 +79,10 @@ def axes(overrides: Sequence[str]) -> dict[str, list[str]]:
             for override in OverridesParser.create().parse_overrides(rewritten):
                 key = override.get_key_element()
                 if override.is_sweep_override():
+                    if not override.is_discrete_sweep():
+                        raise ConfigError(
+                            f"{override.input_line}: expected a list or a range; only a search takes intervals."
+                        )
                     found[key] = [f"{key}={item}" for item in override.sweep_string_iterator()]
                 else:
                     found[key] = [override.input_line or ""]

@@ -101,7 +101,7 @@ def _print(done: Report) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     before = f", {done.reused} of them from before" if done.reused else ""
-    console.print(f"{done.total:,} points: {len(done.points):,} finished{before}, {len(done.failures):,} failed")
+    console.print(f"{done.total:,} point{'s' * (done.total != 1)}: {len(done.points):,} finished{before}, {len(done.failures):,} failed")
     table = done.points
     if len(table):
         metric = "tpot_mean_s" if table["tpot_mean_s"].notna().any() else "duration_s"
