@@ -16,6 +16,7 @@ from simulator.engine import seconds
 from simulator.runtime.loader import StagedLoader
 from simulator.runtime.worker import StepRecord
 from simulator.scenario import Scenario
+from simulator.tables import device_rows, layer_rows, link_rows, peak_bytes, request_rows, step_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,32 +100,7 @@ class Result:
         """One row per step: latency, what was asked of the cache, and where the time went."""
         import pandas as pd
 
-        categories = sorted({name for record in self.records for name in record.waited_ps})
-        rows = []
-        for r in self.records:
-            row: dict[str, Any] = {
-                "step": r.number,
-                "batch": r.batch,
-                "phase": "prefill" if r.prefill else "decode",
-                "warmup": r.batch < self.warmup_batches,
-                "requests": len(r.requests),
-                "tokens": r.tokens,
-                "context_tokens": sum(r.kv_tokens),
-                "start_s": seconds(r.start_ps),
-                "latency_s": seconds(r.end_ps - r.start_ps),
-                "hits": r.hits,
-                "late": r.late,
-                "loads": r.loads,
-                "on_cpu": r.on_cpu,
-                "load_bytes": r.load_bytes,
-                "prefetches": r.prefetches,
-                "useful_prefetches": r.useful_prefetches,
-                "prefetch_bytes": r.prefetch_bytes,
-            }
-            for name in categories:
-                row[f"attributed_{name}_s"] = seconds(r.waited_ps.get(name, 0))
-            rows.append(row)
-        return pd.DataFrame(rows)
+        return pd.DataFrame(step_rows(self.records, self.warmup_batches))
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -136,32 +112,14 @@ class Result:
     @cached_property
     def request_rows(self) -> list[dict[str, Any]]:
         """The rows of `requests` as plain values."""
-        return _request_rows(self.records, self.warmup_batches)
+        return request_rows(self.records, self.warmup_batches)
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """One row per phase and routed layer (warm-up included): hits, late, loads, on_cpu, hit_rate."""
         import pandas as pd
 
-        rows = []
-        workers = self.run.workers
-        for phase, name in ((1, "prefill"), (0, "decode")):
-            for layer in range(len(self.run.layer_expert_bytes)):
-                counts = [worker.layer_counts[phase][layer] for worker in workers]
-                hits, late, loads, on_cpu = map(sum, zip(*counts, strict=True))
-                total = hits + late + loads + on_cpu
-                rows.append(
-                    {
-                        "phase": name,
-                        "layer": layer,
-                        "hits": hits,
-                        "late": late,
-                        "loads": loads,
-                        "on_cpu": on_cpu,
-                        "hit_rate": hits / total if total else None,
-                    }
-                )
-        return pd.DataFrame(rows).astype({"hit_rate": "float64"})
+        return pd.DataFrame(layer_rows(self.run)).astype({"hit_rate": "float64"})
 
     @cached_property
     def experts(self) -> pd.DataFrame:
@@ -182,30 +140,14 @@ class Result:
         """One row per worker, host CPU and memory: busy time, high-water mark, energy from idle and full power."""
         import pandas as pd
 
-        return pd.DataFrame(_device_rows(self.run, seconds(self.duration_ps)))
+        return pd.DataFrame(device_rows(self.run, seconds(self.duration_ps)))
 
     @cached_property
     def links(self) -> pd.DataFrame:
         """One row per lane: transfers, bytes asked for, delivered and cancelled, busy time."""
         import pandas as pd
 
-        total_s = seconds(self.duration_ps)
-        rows = []
-        for lane in self.run.fabric.lanes:
-            rows.append(
-                {
-                    "lane": lane.name,
-                    "kind": lane.category,
-                    "transfers": lane.transfers,
-                    "requested_bytes": lane.requested_bytes,
-                    "delivered_bytes": lane.delivered_bytes,
-                    "cancelled_bytes": lane.cancelled_bytes,
-                    "pending_bytes": lane.pending_bytes,
-                    "busy_s": seconds(lane.busy_ps),
-                    "utilisation": seconds(lane.busy_ps) / lane.width / total_s if total_s else 0.0,
-                }
-            )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(link_rows(self.run, seconds(self.duration_ps)))
 
     # ---- figures of the whole run
 
@@ -244,7 +186,7 @@ class Result:
         total_s = seconds(sum(self.attribution_ps.values()))
         rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
-        energy = sum(row["energy_j"] for row in _device_rows(self.run, seconds(self.duration_ps)))
+        energy = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
         all_tokens = sum(r.tokens for r in self.records)
         prefetches = sum(r.prefetches for r in measured)
         return {
@@ -272,7 +214,7 @@ class Result:
             if total_s
             else {},
             "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories),
-            "memory_peak_bytes": max(_peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
+            "memory_peak_bytes": max(peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
             "energy_j": energy,
             "energy_per_token_j": energy / all_tokens if all_tokens else None,
             **asdict(self.bounds),
@@ -338,93 +280,6 @@ def _merged(run: Run) -> list[StepRecord]:
             mine.prefetch_bytes += other.prefetch_bytes
             mine.useful_prefetches += other.useful_prefetches
     return first
-
-
-def _request_rows(records: list[StepRecord], warmup_batches: int) -> list[dict[str, Any]]:
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
-    for record in records:
-        for request, context in zip(record.requests, record.kv_tokens, strict=True):
-            row = rows.get((record.batch, request))
-            if row is None:
-                row = rows[record.batch, request] = {
-                    "request": request,
-                    "batch": record.batch,
-                    "warmup": record.batch < warmup_batches,
-                    "start_ps": record.start_ps,
-                    "prefill_ps": None,
-                    "decode_ps": 0,
-                    "decode_tokens": 0,
-                    "hits": 0,
-                    "accesses": 0,
-                }
-            if len(record.requests) > 1:
-                row["hits"] = row["accesses"] = None  # of the batch, not of a request
-            elif row["hits"] is not None:
-                row["hits"] += record.hits
-                row["accesses"] += record.hits + record.late + record.loads + record.on_cpu
-            if record.prefill:
-                row["prefill_ps"] = record.end_ps - row["start_ps"]
-            else:
-                row["decode_ps"] += record.end_ps - record.start_ps
-                row["decode_tokens"] += 1
-            row["end_ps"] = record.end_ps
-            row["context_tokens"] = context
-    return [
-        {
-            "request": row["request"],
-            "batch": row["batch"],
-            "warmup": row["warmup"],
-            "context_tokens": row["context_tokens"],
-            "decode_tokens": row["decode_tokens"],
-            "start_s": seconds(row["start_ps"]),
-            "ttft_s": seconds(row["prefill_ps"]) if row["prefill_ps"] is not None else None,
-            "tpot_s": seconds(row["decode_ps"]) / row["decode_tokens"] if row["decode_tokens"] else None,
-            "latency_s": seconds(row["end_ps"] - row["start_ps"]),
-            "hits": row["hits"],
-            "accesses": row["accesses"],
-        }
-        for row in rows.values()
-    ]
-
-
-def _device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
-    platform = run.scenario.platform
-    busy = {worker.name: seconds(worker.busy_ps) for worker in run.workers}
-    for lane in run.fabric.lanes:
-        if lane.category == "cpu" and platform.cpu is not None:
-            busy[platform.cpu] = seconds(lane.busy_ps)
-    rows = []
-    for name, device in platform.devices.items():
-        if device.kind == "switch":
-            continue
-        rank = platform.workers.index(name) if name in platform.workers else None
-        busy_s = busy.get(name, 0.0)
-        peak = None
-        if rank is not None and platform.memory_of(name).name == name:
-            peak = _peak_bytes(run, rank)
-        elif run.host is not None and name == run.host.name:
-            peak = run.host.peak_bytes()
-        elif device.kind == "dram" and rank is None and name in {platform.memory_of(w).name for w in platform.workers}:
-            peak = _peak_bytes(run, 0)
-        elif name == platform.home:
-            peak = sum(run.tiers[0].sizes)
-        rows.append(
-            {
-                "device": name,
-                "kind": device.kind,
-                "busy_s": busy_s,
-                "utilisation": busy_s / total_s if total_s else 0.0,
-                "memory_capacity_bytes": device.memory_capacity_bytes if device.kind != "cpu" else None,
-                "memory_peak_bytes": peak,
-                "energy_j": device.idle_power_w * total_s + max(0.0, device.tdp_w - device.idle_power_w) * busy_s,
-            }
-        )
-    return rows
-
-
-def _peak_bytes(run: Run, rank: int) -> int:
-    memory = run.memories[rank]
-    return memory.dense_bytes + memory.kv_bytes + memory.workspace_bytes + run.tiers[rank].peak_bytes()
 
 
 def _share(records: list[StepRecord], name: str) -> float | None:
