@@ -84,14 +84,15 @@ def _kinds() -> list[str]:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """A smaller copy of a picture; the same picture gives the same bytes."""
+    """A smaller copy of a picture in 256 colours that are all near; the same picture gives the same bytes."""
     from PIL import Image
 
     with Image.open(source) as picture:
         size = (round(picture.width * SCALE), round(picture.height * SCALE))
         small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     target.parent.mkdir(parents=True, exist_ok=True)
-    small.save(target, optimize=True)
+    few = small.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    few.save(target, optimize=True)
 
 
 def main(names: list[str]) -> None:
