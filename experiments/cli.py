@@ -68,8 +68,12 @@ def parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="KEY=VALUES", help="a,b or interval(1,8) or range(1,9)"
     )
     overrides.completer = _complete  # type: ignore[attr-defined]
-    search.add_argument("--minimize", action="append", default=[], metavar="METRIC", help="such as tpot_mean_s")
-    search.add_argument("--maximize", action="append", default=[], metavar="METRIC", help="several aims: Pareto front")
+    search.add_argument(
+        "--minimize", "--minimise", action="append", default=[], metavar="METRIC", help="such as tpot_mean_s"
+    )
+    search.add_argument(
+        "--maximize", "--maximise", action="append", default=[], metavar="METRIC", help="several aims: Pareto front"
+    )
     search.add_argument("--trials", type=int, default=100, metavar="N", help="points to run (default: 100)")
     search.add_argument("--batch", type=int, default=8, metavar="N", help="points drawn at once (default: 8)")
     search.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
@@ -117,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     bring.add_argument("--origin", help="where the file was published")
 
     listing = commands.add_parser("list", help="what there is to choose from")
-    listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    listing.add_argument("kind", choices=KINDS, metavar="KIND", nargs="?", help=", ".join(KINDS))
     listing.add_argument("--json", action="store_true", help="print as JSON")
 
     show = commands.add_parser("show", help="what a model, platform, trace, system or policy is")

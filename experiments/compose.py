@@ -6,6 +6,7 @@ search path: the file is copied there under a name which no shipped choice has, 
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import sys
@@ -79,6 +80,8 @@ def axes(overrides: Sequence[str]) -> dict[str, list[str]]:
             for override in OverridesParser.create().parse_overrides(rewritten):
                 key = override.get_key_element()
                 if override.is_sweep_override():
+                    if "shuffle(" in (override.input_line or ""):
+                        raise ConfigError(f"{override.input_line}: the order of a sweep is fixed; leave out shuffle.")
                     if not override.is_discrete_sweep():
                         raise ConfigError(
                             f"{override.input_line}: expected a list or a range; only a search takes intervals."
@@ -141,9 +144,23 @@ def name_system(cfg: Any, given: Sequence[str]) -> None:
         chosen = [item.partition("=")[2].strip("'\"") for item in given if item.lstrip("+").startswith(f"{group}=")]
         if not cfg[group]["name"] and chosen and chosen[-1] not in ("null", ""):
             cfg[group]["name"] = Path(chosen[-1]).stem
+    chosen = [item.partition("=")[2].strip("'\"") for item in given if item.startswith("system=")]
+    own = _system_choices(chosen[-1] if chosen else str(cfg["system"]["name"]))
     changed = [item for item in given if item.lstrip("+").startswith("policy")]
+    changed = [item for item in changed if tuple(item.partition("=")[::2]) not in own]
     if changed:
         cfg["system"]["name"] = " ".join([cfg["system"]["name"] or "custom", "with", *changed])
+
+
+@functools.cache
+def _system_choices(system: str) -> frozenset[tuple[str, str]]:
+    """(group, choice) of the policies that a system has without further overrides."""
+    defaults = [entry for entry in read_yaml(CONF / "config.yaml").defaults if not isinstance(entry, str)]
+    path = Path(system).expanduser() if is_path(system) else CONF / "system" / f"{system}.yaml"
+    if path.is_file():
+        defaults += [entry for entry in read_yaml(path).get("defaults") or [] if not isinstance(entry, str)]
+    found = {str(key).removeprefix("override /"): str(value) for entry in defaults for key, value in entry.items()}
+    return frozenset(item for item in found.items() if item[0].startswith("policy/"))
 
 
 def force(override: str) -> str:
@@ -190,6 +207,10 @@ def _rewrite(override: str, groups: dict[str, list[str]], folder: Path, sources:
     group = key.lstrip("+")
     if not equals or group not in groups:
         return override
+    if value.startswith("["):
+        raise ConfigError(f"{override}: expected a choice, or several with commas and no brackets.")
+    if value.startswith("glob("):
+        value = ",".join(_globbed(value, groups[group]))
     items = []
     for item in _ITEM.findall(value):
         text = item.strip().strip("'\"")
@@ -203,6 +224,21 @@ def _rewrite(override: str, groups: dict[str, list[str]], folder: Path, sources:
         sources[name] = text
         items.append(name)
     return f"{key}={','.join(items)}"
+
+
+def _globbed(pattern: str, names: list[str]) -> list[str]:
+    """The choices that Hydra's `glob(...)` stands for."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value: Any = OverridesParser.create().parse_override(f"x={pattern}").value()
+        found: list[str] = value.filter(names)
+    except (HydraException, AttributeError):
+        raise ConfigError(f"{pattern}: cannot be read; expected glob(*) or glob(a*, exclude=b*).") from None
+    if not found:
+        raise ConfigError(f"{pattern}: there is no such choice (there are: {', '.join(names)}).")
+    return found
 
 
 def is_path(text: str) -> bool:
@@ -223,6 +259,10 @@ def _contents(group: str, text: str) -> str:
         beside = str(path.parent.resolve())
         if beside not in sys.path:
             sys.path.append(beside)  # where its own policy classes may live
+        if group.startswith("policy/"):
+            from experiments.policy import check_module
+
+            check_module(node.get("_target_"), path.parent)
     content = path.read_text(encoding="utf-8")
     if "defaults" not in node and "${" not in content:  # else it is whole only once composed
         _check_alone(group, node, path)

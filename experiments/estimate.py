@@ -7,13 +7,17 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from experiments.explain import ConfigError
 from experiments.run import run_config, scenario_from_config, trace_of
 from experiments.table import seconds, size
 from traces import TraceError
+
+if TYPE_CHECKING:
+    from simulator.result import Result
 
 PROBES = 3
 PROBE_TOKENS = 128
@@ -21,7 +25,7 @@ STEP_BYTES = 500  # of records and tables for each step, docs/performance.md
 
 
 def describe(configs: Sequence[dict[str, Any]], workers: int = 1) -> str:
-    """YAML of the first configuration, with comments on the simulated memories and on this machine's time and memory.
+    """YAML of the first configuration, after comments on the simulated memories and this machine's time and memory.
 
     A few of the configurations are run for PROBE_TOKENS tokens of one request to see how fast this machine is.
     Raises the one-sentence errors of building the first one.
@@ -29,7 +33,7 @@ def describe(configs: Sequence[dict[str, Any]], workers: int = 1) -> str:
     from simulator.build import build
 
     first = configs[0]
-    lines = [OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in first.items() if key != "out"})).rstrip()]
+    lines = []
     run = build(scenario_from_config(first))
     for memory, capacity in ((m, m.capacity_bytes) for m in run.memories):
         lines.append(
@@ -47,8 +51,10 @@ def describe(configs: Sequence[dict[str, Any]], workers: int = 1) -> str:
     shared = f" ({workers} processes)" if workers > 1 else ""
     lines.append(
         f"# this machine: {len(configs):,} {'run' if len(configs) == 1 else 'runs'} of {total:,} tokens in all; about"
-        f" {seconds(cpu_s / workers)}{shared} and {size(peak * workers)} of memory"
+        f" {seconds(cpu_s / workers)}{shared} if it is idle, and {size(peak * workers)} of memory"
     )
+    body = OmegaConf.create({key: value for key, value in first.items() if key != "out"})
+    lines.append(OmegaConf.to_yaml(body).rstrip())
     return "\n".join(lines)
 
 
@@ -66,13 +72,20 @@ def _probe(configs: Sequence[dict[str, Any]]) -> tuple[float, float]:
             short = copy.deepcopy(config)
             short["workload"] |= {"requests": 1, "warmup_requests": 0, "max_decode_tokens": tokens}
             scenario_from_config(short)
-            run_config(short)
+            _run(short)
             begin = time.process_time()
-            _ = run_config(short).summary
+            _ = _run(short).summary
             spent += time.process_time() - begin
         times.append(spent / len(configs))
     token_s = max(1e-6, (times[1] - times[0]) / PROBE_TOKENS)
     return token_s, max(0.0, times[0] - token_s)
+
+
+def _run(config: dict[str, Any]) -> Result:
+    try:
+        return run_config(config)
+    except SystemExit as error:  # of a policy of somebody's own
+        raise ConfigError(f"a policy left the program (exit code {error.code}); it must return instead.") from None
 
 
 def tokens_of(cfg: Mapping[str, Any]) -> int | None:

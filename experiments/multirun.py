@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -29,8 +30,9 @@ def multirun(
 ) -> None:
     """Have Hydra run `task(cfg)` for every combination of the overrides, on the launcher chosen.
 
-    config: the primary configuration file; folder: for Hydra's own record of the sweep, `multirun.yaml`.
-    `task` must be picklable; what it raises is raised here, once all jobs are through.
+    All that varies has to be among the overrides. config: the primary configuration file; folder: for Hydra's own
+    record of the sweep, `multirun.yaml`. `task` must be picklable; what it raises is raised here, once all jobs
+    are through.
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -40,6 +42,7 @@ def multirun(
         f"hydra.sweep.dir='{folder.as_posix()}'",
         "hydra.sweep.subdir=.",
         "hydra.output_subdir=null",
+        "hydra.sweeper.params=null",  # an experiment's are among the overrides
         "hydra/job_logging=disabled",
         "hydra/hydra_logging=disabled",
         *launcher,
@@ -55,6 +58,8 @@ def multirun(
                 extra = f"; pip install 'moesim[{_EXTRAS[name]}]' brings it" if name in _EXTRAS else ""
                 raise ConfigError(f"{item}: this launcher is not installed{extra}.") from None
         raise ConfigError(one_sentence(error)) from None
+    except BrokenExecutor:
+        raise ConfigError("a process was killed (out of memory?); the runs that finished are kept.") from None
     finally:
         GlobalHydra.instance().clear()
 

@@ -78,6 +78,16 @@ def _module(name: str) -> ModuleType:
     return module
 
 
+def check_module(target: Any, beside: Path) -> None:
+    """Raise ConfigError if a class's module is in the folder `beside`, but another file of that name comes first."""
+    module = str(target).partition(".")[0]
+    own = beside / f"{module}.py"
+    if own.is_file() and source_digest(f"{module}.") != hashlib.sha256(own.read_bytes()).hexdigest():
+        found = importlib.util.find_spec(module)
+        first = found.origin if found else "another module"
+        raise ConfigError(f"{target}: its class is in {own}, but {first} comes before it; rename one of them.")
+
+
 def source_digest(target: str) -> str:
     """SHA-256, hexadecimal, of the file of a class of somebody's own; empty for ours, or where there is no file."""
     name = target.rpartition(".")[0]

@@ -147,7 +147,9 @@ def check_numbers(cfg: Mapping[str, Any]) -> None:
         value = cfg[group][name] if group else cfg[name]
         if value < least:
             raise ConfigError(f"{key} is {value}; expected at least {least}.")
-    if not cfg["out"] and (not cfg["name"].strip() or ".." in Path(cfg["name"]).parts):
+    if not cfg["out"] and (
+        not cfg["name"].strip() or ".." in Path(cfg["name"]).parts or Path(cfg["name"]).is_absolute()
+    ):
         raise ConfigError(f"name is '{cfg['name']}'; expected text that can name a folder.")
     for key in ("cache_gib", "host_cache_gib"):
         value = cfg[key]

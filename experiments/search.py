@@ -8,6 +8,7 @@ asks for the same trials, finds the finished ones in the journal, and goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ from experiments.compose import axes
 from experiments.explain import ConfigError, did_you_mean
 from experiments.sweep.identity import point_id
 from experiments.sweep.journal import entries
-from experiments.sweep.points import Composer, Point
+from experiments.sweep.points import Composer, Point, check_ranges
 from experiments.sweep.runner import Progress, Runner, Task
-from experiments.sweep.sweep import SWEEP_FILES, open_folder, write_tables
+from experiments.sweep.sweep import SWEEP_FILES, open_folder, sweep_folder, write_tables
 from experiments.sweep.tables import write_file
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Found:
 
 def search_folder(name: str) -> Path:
     """Where a search is written unless a folder is given."""
+    sweep_folder(name)  # refuses what names no folder
     return Path("runs") / "search" / name
 
 
@@ -72,6 +74,8 @@ def search(
         raise ConfigError("search needs an aim; give --minimize or --maximize with the name of a metric.")
     if trials < 1 or batch < 1:
         raise ConfigError(f"trials is {trials} and batch {batch}; expected at least 1 of each.")
+    if workers is not None and workers < 0:
+        raise ConfigError(f"workers is {workers}; expected 0 (no other process) or more.")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     composer, suggest = _space(overrides)
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
@@ -105,6 +109,8 @@ def search(
     best = done.points[done.points["point"].isin(numbers)] if len(done.points) else done.points
     if len(best):
         write_file(best, folder / BEST)
+    else:
+        (folder / BEST).unlink(missing_ok=True)
     return Found(folder, done.reused, done.points, best, done.failures)
 
 
@@ -128,6 +134,7 @@ def _space(overrides: Sequence[str]) -> tuple[Composer, list[Suggest]]:
             plain.append(f"{key}={_ends(value)[0]}")
         else:
             plain.append(item)
+    check_ranges(plain)
     listed = axes(plain)
     for key, span in spans.items():
         listed[key] = [f"{key}={end}" for end in _ends(span)]
@@ -153,6 +160,8 @@ def _suggestion(key: str, items: list[str], span: Any) -> Suggest:
         return lambda trial: items[0] if len(items) == 1 else str(trial.suggest_categorical(key, items))
     low, high = _ends(span)
     log = "log" in span.tags
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ConfigError(f"{key} spans {low:g} to {high:g}; expected finite ends.")
     if low >= high:
         raise ConfigError(f"{key} spans {low:g} to {high:g}; expected the lower end first.")
     if hasattr(span, "end"):

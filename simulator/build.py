@@ -87,6 +87,11 @@ class _Builder:
         self.plan = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), self.prediction.guess)
         # the same steps without guesses
         self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"))
+        asked, there = scenario.workload.requests, len(self.silent.indices)
+        if asked is not None and asked > there:
+            self.remarks.append(
+                f"workload.requests asks for {asked}; from workload.first_request on the trace has {there}"
+            )
         self.workers = scenario.platform.workers
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()

@@ -178,7 +178,7 @@ def access(tier: Tier, partition: Partition, blobs: list[int]) -> tuple[Sequence
     """One group through the cache: look up, load, evict from outside the group."""
     hits, _, misses = tier.look_up(blobs)
     cache = partition.cache
-    cache.on_layer(blobs, misses, tier.view)
+    cache.on_layer(tuple(blobs), tuple(misses), tier.view)
     for blob in misses:
         tier.occupy(partition, blob, RESIDENT)
     need = partition.used_bytes - partition.capacity_bytes

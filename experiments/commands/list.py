@@ -9,7 +9,11 @@ import json
 def main(options: argparse.Namespace) -> int:
     """Print one line for each choice."""
     from experiments.catalogue import listed
+    from experiments.cli import KINDS
 
+    if options.kind is None:
+        print("\n".join(f"moesim list {kind}" for kind in KINDS))
+        return 0
     entries = listed(options.kind)
     if options.json:
         print(json.dumps(entries, indent=2, ensure_ascii=False))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.compose import (
     CONF,
+    axes,
     checked,
     compose_config,
     force,
@@ -45,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
         check_folder(run_folder(cfg))
         with progress_bar([cfg], hidden) as track:
             entries = [_run(cfg, hidden, track(0))]
-    if options.json and not options.quiet:
+    if options.json:
         print(json.dumps(entries if options.multirun else entries[0], indent=2, ensure_ascii=False))
     return 0
 
@@ -54,7 +55,10 @@ def _run(cfg: DictConfig, hidden: bool, progress: Callable[[int], None] | None =
     """Run, write the folder, print the table unless hidden, and return what `--json` prints."""
     from rich.console import Console
 
-    result = run_config(cfg, progress)
+    try:
+        result = run_config(cfg, progress)
+    except SystemExit as error:  # of a policy of somebody's own
+        raise ConfigError(f"a policy left the program (exit code {error.code}); it must return instead.") from None
     folder = run_folder(cfg)
     write_result(result, cfg, folder)
     entry = {
@@ -88,7 +92,10 @@ def _multirun(overrides: list[str], hidden: bool) -> list[dict[str, Any]]:
             raise ConfigError(f"{label}: {error}") from None
         check_folder(base / label)
     names = {_key(point.overrides): (label, point.overrides) for point, label in zip(listed, labels, strict=True)}
-    with search_path(overrides) as (rewritten, sources):
+    told = {item.partition("=")[0].lstrip("+~") for item in overrides}
+    values = {key: [item.partition("=")[2] for item in items] for key, items in axes(overrides).items()}
+    extra = [f"{key}={','.join(items)}" for key, items in values.items() if key.lstrip("+~") not in told]
+    with search_path([*overrides, *extra]) as (rewritten, sources):
         job = named(_job, names, sources, base, hidden)
         multirun(CONF / "config.yaml", [force(item) for item in rewritten], launcher, base, job)
     return [_entry(base / label) for label in labels]

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.commands.sweep import INTERRUPTED, live, print_points
+from experiments.commands.sweep import INTERRUPTED, SOME_FAILED, live, print_points
 from experiments.explain import ConfigError
 from experiments.search import BEST, search
 
@@ -32,13 +32,14 @@ def main(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; the finished trials are kept, and the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
-    if options.quiet:
-        return 0
+    code = SOME_FAILED if found.failures else 0
     if options.json:
         best = json.loads(found.best.to_json(orient="records"))
         about = {"out": found.folder.as_posix(), "trials": len(found.trials), "failed": len(found.failures)}
         print(json.dumps({**about, "best": best}, indent=2, ensure_ascii=False))
-        return 0
+        return code
+    if options.quiet:
+        return code
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -52,4 +53,4 @@ def main(options: argparse.Namespace) -> int:
         console.print(f"trial {number} failed: {error}")
     written = f"{BEST}, points.parquet, requests.parquet" + (", failures.csv" if found.failures else "")
     console.print(f"written to {found.folder.as_posix()}: {written}")
-    return 0
+    return code

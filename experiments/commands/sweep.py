@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; the finished points are kept, and the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
-    if options.json and not options.quiet:
+    if options.json:
         print(json.dumps(_as_json(done), indent=2, ensure_ascii=False))
     elif not options.quiet:
         _print(done)
@@ -101,18 +101,24 @@ def _print(done: Report) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     before = f", {done.reused} of them from before" if done.reused else ""
-    console.print(f"{done.total:,} point{'s' * (done.total != 1)}: {len(done.points):,} finished{before}, {len(done.failures):,} failed")
+    said = f"{done.total:,} point{'s' * (done.total != 1)}: {len(done.points):,} finished{before}"
+    console.print(f"{said}, {len(done.failures):,} failed")
     table = done.points
     if len(table):
         metric = "tpot_mean_s" if table["tpot_mean_s"].notna().any() else "duration_s"
-        print_points(console, "fastest", table.nsmallest(SHOWN, metric), table, [metric, "hit_rate"])
+        title = f"the {SHOWN} fastest of {len(table):,}" if len(table) > SHOWN else "fastest first"
+        print_points(console, title, table.nsmallest(SHOWN, metric), table, [metric, "hit_rate"])
     for number, error in list(done.failures.items())[:SHOWN]:
         console.print(f"point {number} failed: {error}")
     if len(done.failures) > SHOWN:
         console.print(f"... and {len(done.failures) - SHOWN} more, in failures.csv")
-    written = "points.parquet, requests.parquet" + (", failures.csv" if done.failures else "")
-    console.print(f"written to {done.folder.as_posix()}: {written}")
-    console.print(f'next, in Python: from experiments import results; df = results.load("{done.folder.as_posix()}")')
+    written = ["points.parquet", "requests.parquet"] if len(table) else []
+    written += ["failures.csv"] if done.failures else []
+    console.print(f"written to {done.folder.as_posix()}: {', '.join(written)}")
+    if len(table):
+        console.print(
+            f'next, in Python: from experiments import results; df = results.load("{done.folder.as_posix()}")'
+        )
 
 
 def print_points(console: Console, title: str, chosen: pd.DataFrame, of: pd.DataFrame, metrics: Sequence[str]) -> None:
@@ -133,7 +139,8 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
     """The configuration columns in which the points differ, as they stand in the table."""
     end = list(table.columns).index("requests")
     columns = [str(column) for column in table.columns[2:end]]
-    return [column for column in columns if table[column].astype(str).nunique() > 1 and column != "system"]
+    varied = [column for column in columns if table[column].astype(str).nunique() > 1]
+    return [column for column in varied if column not in ("system", "trace_digest")]
 
 
 def _text(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,21 @@ from experiments.results.names import configuration_columns
 from experiments.run import MARK
 from experiments.schema import Config
 
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SWEEP_MARK = "sweep.json"
 RUN_FILES = (MARK, "summary.json", "config.yaml")
 _KEYS = {f.name for f in fields(Config)} - {"name", "out"}
 
 
-def load(*paths: str | os.PathLike[str]) -> pd.DataFrame:
+def load(*paths: Paths) -> pd.DataFrame:
     """One row per finished run or sweep point below `paths`, in order of path and sweep.
 
-    A path is a sweep folder, a run folder, or a folder that holds some at any depth. Columns: `point` (unique;
-    that of the sweep if there is nothing else), `point_id`, `folder`, `name`, the configuration (choices such as
-    `policy.cache` by name, values such as `cache_gib` and `workload.requests`), `trace_digest`, every scalar of the
-    summary, and `<cause>_share` of the time, 0 to 1. What a run does not define is missing (NaN). The provenance
-    of each folder is in `.attrs["provenance"]`. Raises ConfigError for folders that hold no whole result.
+    A path is a sweep folder, a run folder, or a folder that holds some at any depth; a list of paths is fine too.
+    Columns: `point` (unique; that of the sweep if there is nothing else), `point_id`, `folder`, `name`, the
+    configuration (choices such as `policy.cache` by name, values such as `cache_gib` and `workload.requests`),
+    `trace_digest`, every scalar of the summary, and `<cause>_share` of the time, 0 to 1. What a run does not define
+    is missing (NaN). The provenance of each folder is in `.attrs["provenance"]`. Raises ConfigError for folders that
+    hold no whole result.
     """
     parts = _points(paths)
     table = _tidy(pd.concat([points for _, points, _ in parts], ignore_index=True))
@@ -39,7 +41,7 @@ def load(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     return table
 
 
-def requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
+def requests(*paths: Paths) -> pd.DataFrame:
     """One row per request of every point of `load(*paths)`; `.merge(points, on="point")` adds the configuration.
 
     Columns: `point`, `request`, `batch`, `warmup`, `context_tokens`, `decode_tokens`, `start_s`, `ttft_s`, `tpot_s`,
@@ -90,11 +92,13 @@ def read_table(path: Path) -> pd.DataFrame:
 # ---- folders
 
 
-def _points(paths: tuple[str | os.PathLike[str], ...]) -> list[tuple[Path, pd.DataFrame, int]]:
+def _points(paths: tuple[Paths, ...]) -> list[tuple[Path, pd.DataFrame, int]]:
     """Each folder below `paths`, its rows, and what was added to their numbers so that none repeats."""
-    if not paths:
+    single = (str, os.PathLike)
+    several = [path for given in paths for path in ([given] if isinstance(given, single) else given)]
+    if not several:
         raise ConfigError("expected the path of at least one run or sweep folder.")
-    folders = list(dict.fromkeys(folder for path in paths for folder in _found(Path(path).expanduser())))
+    folders = list(dict.fromkeys(folder for path in several for folder in _found(Path(path).expanduser())))
     runs = [folder for folder in folders if not _is_sweep(folder)]
     configs: list[Any] = [OmegaConf.to_container(read_yaml(folder / "config.yaml")) for folder in runs]
     names = [{"name": config.get("name")} for config in configs]
@@ -108,8 +112,21 @@ def _points(paths: tuple[str | os.PathLike[str], ...]) -> list[tuple[Path, pd.Da
             parts.append((folder, points, shift))
             shift = int(points["point"].max()) + 1
     if not parts:
-        raise ConfigError(f"{folders[0]}: no point of this sweep has finished; run it again, or see its failures.csv.")
+        raise ConfigError(_nothing(folders[0]))
     return parts
+
+
+def _nothing(folder: Path) -> str:
+    """Why a sweep has no points to show."""
+    from experiments.sweep.journal import entries
+
+    kept = len({entry["id"] for entry in entries(folder) if "error" not in entry})
+    if kept:
+        return (
+            f"{folder}: this sweep was stopped before its tables were written; the {kept} points that are finished are"
+            " kept, and the same `moesim sweep` writes them and goes on."
+        )
+    return f"{folder}: no point of this sweep has finished; run it again, or see its failures.csv."
 
 
 def _found(path: Path) -> list[Path]:
@@ -149,7 +166,8 @@ def _sweep_points(folder: Path) -> pd.DataFrame:
     points = read_table(folder / "points.parquet")
     check_columns(points, "point", "trace")
     digests = _json(folder / SWEEP_MARK).get("traces") or {}  # a trace of one's own is there by its stem
-    points["trace_digest"] = [digests.get(trace, digests.get(Path(trace).stem)) for trace in points["trace"]]
+    if "trace_digest" not in points:  # sweeps of before
+        points["trace_digest"] = [digests.get(trace, digests.get(Path(trace).stem)) for trace in points["trace"]]
     points.insert(min(2, points.shape[1]), "folder", folder.as_posix())
     return points
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.explain import ConfigError, one_sentence
-from experiments.results.frames import SWEEP_MARK, read_table
+from experiments.results.frames import SWEEP_MARK, check_columns, read_table
 
 _TIME = re.compile(r"(?:latency|time)_(s|ms|us)")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -32,7 +33,9 @@ def align(run: str | os.PathLike[str], measured: str | os.PathLike[str]) -> pd.D
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; expected that of a run.")
     served, steps = read_table(folder / "requests.parquet"), read_table(folder / "steps.parquet")
-    served = served[~served["warmup"] & (served["decode_tokens"] > 0)]
+    check_columns(served, "request", "batch", "warmup", "context_tokens", "decode_tokens")
+    check_columns(steps, "batch", "phase", "latency_s")
+    served = served[~served["warmup"].astype(bool) & (served["decode_tokens"] > 0)]
     if served.empty:
         raise ConfigError(f"{folder}: the run decoded no token; there is nothing to compare.")
     theirs = _read(csv, served)
@@ -89,11 +92,20 @@ def agreement(rows: pd.DataFrame) -> dict[str, Any]:
 def _read(csv: Path, served: pd.DataFrame) -> pd.DataFrame:
     """request, token, measured_s of a CSV. Raises ConfigError naming the file, and the column if one is at fault."""
     try:
-        table = pd.read_csv(csv, comment="#", skipinitialspace=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # else it drops what is too much in a row
+            table = pd.read_csv(csv, comment="#", skipinitialspace=True, index_col=False)
     except FileNotFoundError:
         raise ConfigError(f"{csv}: there is no such file.") from None
+    except pd.errors.ParserWarning:
+        raise ConfigError(
+            f"{csv}: its rows hold more values than its header; decimals take a point, not a comma."
+        ) from None
     except (OSError, ValueError) as error:  # pandas' own errors are among them
         raise ConfigError(f"{csv}: cannot be read as CSV: {one_sentence(error)}") from None
+    twice = [name for name in table if str(name).rpartition(".")[0] in table and str(name).rpartition(".")[2].isdigit()]
+    if twice:
+        raise ConfigError(f"{csv}: column '{str(twice[0]).rpartition('.')[0]}' is there twice.")
     times = [name for name in table if _TIME.fullmatch(str(name))]
     places = [name for name in ("token", "position") if name in table]
     if len(times) != 1 or len(places) != 1:

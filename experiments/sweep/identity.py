@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from experiments.policy import source_digest
 from experiments.run import trace_of
-from traces import TraceError
+from traces import TraceError, data_path
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("traces", "hwmodels", "simulator")  # code and calibration data
@@ -43,11 +43,27 @@ def trace_digest(config: dict[str, Any]) -> str:
         return "unreadable"
 
 
+def trace_content(config: dict[str, Any]) -> str:
+    """SHA-256 of the trace's file as it is now, which a digest in its metadata need not match after an edit."""
+    try:
+        path = data_path(config["trace"]["path"])
+        stat = path.stat()
+        return _file_digest(path, stat.st_mtime_ns, stat.st_size)
+    except (TraceError, OSError):
+        return "unreadable"
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def point_id(config: dict[str, Any]) -> str:
     """SHA-256, hexadecimal, of a plain configuration without its labels, code, trace and the user's policies."""
     kept = {key: value for key, value in config.items() if key not in _LABELS}
     kept["system"] = None  # its name and description
-    parts = [kept, code_digest(), trace_digest(config)]
+    parts = [kept, code_digest(), trace_digest(config), trace_content(config)]
     for policy in config["policy"].values():
         parts.append(source_digest(str(policy.get("_target_"))))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ in every combination, and overrides of other shapes point by point. A test holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,10 +32,12 @@ from experiments.compose import (
     known_keys,
     name_system,
 )
+from experiments.explain import ConfigError
 from experiments.run import plain
 
 WIDE_GROUPS = ("system", "experiment")  # their files set keys anywhere
 SCALARS = (int, float, str, bool, type(None))
+MOST = 1_000_000  # points of a sweep
 _ODD = object()
 
 
@@ -56,9 +59,33 @@ def points(overrides: Sequence[str]) -> list[Point]:
 
     Raises ConfigError, one sentence, for overrides that cannot be read or composed.
     """
+    check_ranges(overrides)
     listed = axes(overrides)
+    count = math.prod(len(items) for items in listed.values())
+    if count > MOST:
+        raise ConfigError(f"the listed values make {count:,} points; expected at most {MOST:,}.")
     composer = Composer(listed)
     return [composer.point(number, run) for number, run in enumerate(product(*listed.values()))]
+
+
+def check_ranges(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a range without values, or with more than anyone can run, before it is written out."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import RangeSweep
+    from hydra.errors import HydraException
+
+    for item in overrides:
+        try:
+            value: Any = OverridesParser.create().parse_override(item).value()
+        except HydraException:
+            continue  # `axes` will say what is wrong
+        if isinstance(value, RangeSweep):
+            span: Any = value
+            count = (span.stop - span.start) / span.step if span.step else 0
+            if not count > 0:
+                raise ConfigError(f"{item}: this range holds no value.")
+            if count > MOST:
+                raise ConfigError(f"{item}: this range holds more than {MOST:,} values.")
 
 
 class Composer:

@@ -121,7 +121,8 @@ def unfinished(tasks: Sequence[Task], folder: Path) -> tuple[list[Task], Progres
     """The distinct tasks that the journal does not hold (those that failed are tried again), and how far that is."""
     done = {entry["id"] for entry in entries(folder) if "error" not in entry}
     todo = list({task.point_id: task for task in tasks if task.point_id not in done}.values())
-    return todo, Progress(len(tasks), reused=len(tasks) - len(todo))
+    reused = sum(task.point_id in done for task in tasks)
+    return todo, Progress(reused + len(todo), reused)
 
 
 def run_batch(tasks: Sequence[Task], journal: Journal) -> list[tuple[str, str | None]]:
@@ -130,7 +131,9 @@ def run_batch(tasks: Sequence[Task], journal: Journal) -> list[tuple[str, str | 
     for task in tasks:
         try:
             entry = {"id": task.point_id, **measures(run_config(task.config))}
-        except Exception as problem:  # whatever a policy of somebody's own may raise: the other points go on
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:  # a policy of somebody's own may raise anything, or exit: the others go on
             entry = {"id": task.point_id, "error": _why(problem)}
         journal.append(entry)
         outcomes.append((task.point_id, entry.get("error")))
@@ -148,12 +151,17 @@ def measures(result: Result) -> dict[str, Any]:
     return {"metrics": metrics, "requests": requests, "remarks": list(result.provenance["remarks"])}
 
 
-def _why(problem: Exception) -> str:
-    """One sentence; for what is no input error, with its kind and place."""
+def _why(problem: BaseException) -> str:
+    """One sentence that UTF-8 can hold; for what is no input error, with its kind and place."""
+    try:
+        text = str(problem)
+    except Exception:  # of somebody's own
+        text = ""
+    text = text.encode("utf-8", "replace").decode("utf-8")
     if isinstance(problem, ValueError | MemoryError | OSError):
-        return " ".join((str(problem) or "out of memory.").split())
+        return " ".join((text or "out of memory.").split())
     place = traceback.extract_tb(problem.__traceback__)[-1]
-    what = one_sentence(problem).rstrip(".")
+    what = one_sentence(text or type(problem).__name__).rstrip(".")
     return f"{type(problem).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})."
 
 

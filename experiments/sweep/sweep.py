@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.explain import ConfigError
 from experiments.run import check_folder, write_json
 from experiments.sweep.batches import FOLDER as BATCHES
 from experiments.sweep.batches import on_launcher
 from experiments.sweep.identity import code_digest, point_id, trace_digest
 from experiments.sweep.journal import FOLDER, entries
 from experiments.sweep.points import Point, points
-from experiments.sweep.runner import Progress, Task, run_tasks
+from experiments.sweep.runner import Progress, SweepError, Task, run_tasks
 from experiments.sweep.tables import point_table, request_table, whole, write_file
 from simulator.result import VERSION
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 MARK = "sweep.json"
 POINTS, REQUESTS, FAILURES = "points.parquet", "requests.parquet", "failures.csv"
+_LEFT = re.compile(r"\.(sweep|points|requests|failures|best)\.\w{8}\.(json|parquet|csv)")
 SWEEP_FILES = (MARK, POINTS, REQUESTS, FAILURES, FOLDER, BATCHES)
 
 
@@ -38,6 +43,8 @@ class Report:
 
 def sweep_folder(name: str) -> Path:
     """Where a sweep is written unless a folder is given."""
+    if not name.strip() or ".." in Path(name).parts:
+        raise ConfigError(f"name is '{name}'; expected text that can name a folder.")
     return Path("runs") / "sweep" / name
 
 
@@ -62,10 +69,15 @@ def sweep(
     open_folder(folder, overrides, listed)
     identified = [(point, point_id(point.config)) for point in listed]
     tasks = [Task(identity, point.config) for point, identity in identified]
-    if launcher:
-        progress = on_launcher(tasks, folder, launcher, batches, report)
-    else:
-        progress = run_tasks(tasks, folder, workers, report)
+    try:
+        if launcher:
+            progress = on_launcher(tasks, folder, launcher, batches, report)
+        else:
+            progress = run_tasks(tasks, folder, workers, report)
+    except (KeyboardInterrupt, SweepError):
+        with suppress(OSError):  # the tables of what is finished, if there is room for them
+            write_tables(folder, identified, Progress(len(tasks)))
+        raise
     return write_tables(folder, identified, progress)
 
 
@@ -73,20 +85,29 @@ def open_folder(
     folder: Path, overrides: Sequence[str], listed: Sequence[Point], ours: Collection[str] = SWEEP_FILES
 ) -> None:
     """Make the folder, and say in it what is swept. Raises ConfigError if it holds other things than `ours`."""
-    check_folder(folder, ours, MARK)
+    left = [path.name for path in folder.glob(".*") if _LEFT.fullmatch(path.name)]  # by processes that were killed
+    check_folder(folder, (*ours, *left), left[0] if left else MARK)
     folder.mkdir(parents=True, exist_ok=True)
     traces = {point.config["trace"]["name"]: trace_digest(point.config) for point in listed}
+    about = {
+        "moesim_version": VERSION,
+        "code_sha256": code_digest(),
+        "overrides": list(overrides),
+        "points": len(listed),
+        "traces": dict(sorted(traces.items())),
+    }
+    if (folder / MARK).exists() and not _says(folder / MARK, about):
+        for name in set(ours) & {POINTS, REQUESTS, FAILURES, "best.csv"}:  # of another sweep; its journal stays
+            (folder / name).unlink(missing_ok=True)
     with whole(folder / MARK) as temporary:
-        write_json(
-            temporary,
-            {
-                "moesim_version": VERSION,
-                "code_sha256": code_digest(),
-                "overrides": list(overrides),
-                "points": len(listed),
-                "traces": dict(sorted(traces.items())),
-            },
-        )
+        write_json(temporary, about)
+
+
+def _says(mark: Path, about: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads(mark.read_text(encoding="utf-8")) == about)
+    except ValueError:
+        return False
 
 
 def write_tables(folder: Path, identified: Sequence[tuple[Point, str]], progress: Progress) -> Report:
@@ -102,6 +123,9 @@ def write_tables(folder: Path, identified: Sequence[tuple[Point, str]], progress
     if len(table):
         write_file(table, folder / POINTS)
         write_file(request_table(identified, found), folder / REQUESTS)
+    else:
+        for name in (POINTS, REQUESTS):
+            (folder / name).unlink(missing_ok=True)
     failed = [(point, identity) for point, identity in identified if identity in progress.failures]
     failures = {point.number: progress.failures[identity] for point, identity in failed}
     if failures:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.run import write_table
+from experiments.sweep.identity import trace_digest
 from experiments.sweep.points import Point
 
 if TYPE_CHECKING:
@@ -35,7 +36,19 @@ def point_table(points: Sequence[tuple[Point, str]], found: dict[str, dict[str, 
     for column in (*metrics, *NUMBERS):
         if column in frame and frame[column].dtype == object:
             frame[column] = frame[column].astype("float64")  # all missing
+    for column in frame.columns.difference(metrics):
+        if not _is_of_one_type(frame[column].dropna()):
+            frame[column] = frame[column].map(str, na_action="ignore")
     return frame
+
+
+def _is_of_one_type(values: pd.Series) -> bool:
+    """Whether a Parquet column can hold them: texts, truths, or numbers of 64 bits."""
+    if values.dtype != object:
+        return True
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return all(isinstance(value, float) or -(2**63) <= value < 2**63 for value in values)
+    return len({type(value) for value in values}) <= 1
 
 
 def settings_of(point: Point) -> dict[str, Any]:
@@ -45,11 +58,12 @@ def settings_of(point: Point) -> dict[str, Any]:
     row |= {group.replace("/", "."): choice for group, choice in point.choices.items() if group != "experiment"}
     row["system"] = config["system"]["name"] or "custom"
     row |= {key: config[key] for key in TOP_KEYS}
+    row["trace_digest"] = trace_digest(config)
     for group in ("workload", "settings"):
         row |= {f"{group}.{key}": value for key, value in config[group].items()}
     for override in point.overrides:
         key = override.partition("=")[0].lstrip("+")
-        if "/" not in key and "." in key and key not in row and "@" not in key:
+        if not key.startswith("~") and "/" not in key and "." in key and key not in row and "@" not in key:
             value: Any = config
             for part in key.split("."):
                 value = value[int(part)] if isinstance(value, list) else value[part]

@@ -203,7 +203,7 @@ class Worker(Stream):
                     if transfer.state == ACTIVE:  # what already flows is not displaced by its own layer
                         fabric.promote(transfer, t)
             here = [blob for blob in blobs if blob not in elsewhere] if elsewhere else blobs
-            partition.cache.on_layer(here, loads, view)
+            partition.cache.on_layer(tuple(here), tuple(loads), view)
             if loads:
                 admitted = tier.admit(partition, loads)
                 waiting = loads[admitted:]
@@ -212,7 +212,7 @@ class Worker(Stream):
                 record.load_bytes += len(loads) * self._layer_bytes[layer]
                 counters[2] += len(loads)
         elif blobs:
-            partition.cache.on_layer(blobs, (), view)
+            partition.cache.on_layer(tuple(blobs), (), view)
         if late:
             if self._prefetch.promotes:
                 for transfer in late:

@@ -159,6 +159,8 @@ def test_damaged_files_are_refused_by_name(made: Path, tmp_path: Path) -> None:
     (copy / "points.parquet").write_bytes(b"PAR1")
     assert "cannot be read as Parquet" in refused(copy)
     (copy / "points.parquet").unlink()
+    assert "the 4 points that are finished are kept, and the same `moesim sweep` writes them" in refused(copy)
+    shutil.rmtree(copy / "journal")
     assert "no point of this sweep has finished" in refused(copy)
 
 

@@ -326,3 +326,39 @@ def test_a_dry_run_writes_nothing_and_its_configuration_is_that_of_the_run(call:
     assert "# simulated memory of gpu0: dense weights 3.35 GiB" in said.out
     assert "# this machine: 2 runs of 4 tokens in all; about " in said.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_glob_takes_every_choice_and_unordered_or_odd_lists_are_refused(call: Callable) -> None:
+    listed = points([*SHORT, "policy/cache=glob(l*)"])
+    assert [point.choices["policy/cache"] for point in listed] == ["lfu", "lfu_history", "lru"]
+    for override, words in (
+        ("policy/cache=glob(x*)", "there is no such choice"),
+        ("policy/cache=[lru,lfu]", "no brackets"),
+        ("cache_gib=shuffle(1,2,3)", "leave out shuffle"),
+        ("cache_gib=interval(1,2)", "only a search takes intervals"),
+        ("name=/tmp/elsewhere", "text that can name a folder"),
+    ):
+        said = call("sweep", *SHORT, override, "--workers", "0")
+        assert (said.code, said.out) == (2, "") or (said.code == 1 and words in said.out), override
+        assert words in said.err + said.out
+
+
+def test_an_interrupt_keeps_the_tables_of_what_is_finished(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import results
+    from experiments.sweep import runner
+
+    real = runner.run_config
+    left = 5
+
+    def run(config: dict) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return real(config)
+
+    monkeypatch.setattr(runner, "run_config", run)
+    said = call("sweep", *LISTED, "--workers", "0", "--out", "x")
+    assert said.code == 130
+    assert said.err == "interrupted; the finished points are kept, and the same command goes on from there.\n"
+    assert results.load("x")["point"].tolist() == [0, 1, 2, 3, 4]
