@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from experiments.figures.definition import GALLERY, figure_file, figure_names, read_definition
 from experiments.figures.kinds import KINDS
@@ -43,9 +47,12 @@ A figure is a YAML of some ten lines; a path takes the place of the name. `moesi
 {definition}```
 
 `runs` are overrides as of `moesim sweep`, and several values are swept. `sweeps` names further sets of them, each run
-on top of `runs`; the name stands in column `name`. `names` says what the figure calls a value. `width` is `column`
-(3.3 inches) or `page` (7). `draw` has the keywords of the kind; columns are those of
-[results](results.md).
+on top of `runs`; the name stands in column `name`. `width` is `column` (3.3 inches) or `page` (7). `draw` has the
+keywords of the kind, listed below; columns are those of [results](results.md).
+
+Shipped choices have a name in figures (`lru` is LRU) and sizes their unit (`cache_gib` 2 is 2 GiB); `names: {{lru: LRU
+of ours}}` says otherwise, or names what is one's own. The CSV keeps names and numbers as the runs have them. Where
+runs differ in more than what a figure draws, the label says in what, or the figure is refused with the column's name.
 
 With `--from FOLDER`, which may be repeated, the figure is drawn from runs and sweeps that are there already and
 nothing is run. Kinds that need steps, loads of experts or a configuration take the folders of runs; a timeline needs
@@ -75,12 +82,31 @@ def page() -> str:
 
 
 def _kinds() -> list[str]:
-    rows = ["| kind | what it draws | keywords of `draw` |", "|---|---|---|"]
+    """For each kind what it draws, the shipped figures of it, and its keywords."""
+    used: dict[str, list[str]] = {}
+    for name in figure_names():
+        file = figure_file(name)
+        link = f"[{file.name}](../{file.relative_to(DOCS.parent).as_posix()})"
+        used.setdefault(read_definition(file).kind, []).append(link)
+    lines = ["## Kinds"]
     for name, kind in KINDS.items():
-        known = inspect.signature(kind.prepare).parameters.values()
-        keywords = [f"`{p.name}`" for p in known if p.kind is p.KEYWORD_ONLY]
-        rows.append(f"| `{name}` | {(inspect.getdoc(kind.prepare) or '').splitlines()[0]} | {', '.join(keywords)} |")
-    return rows
+        text = (inspect.getdoc(kind.prepare) or "").splitlines()[0]
+        lines += ["", f"### {name}", "", f"{text} Example: {', '.join(used[name])}", ""]
+        lines += ["| keyword of `draw` | default | meaning |", "|---|---|---|"]
+        lines += [f"| `{keyword}` | {default} | {meaning} |" for keyword, default, meaning in keywords(kind.prepare)]
+    return lines
+
+
+def keywords(prepare: Callable[..., Any]) -> list[tuple[str, str, str]]:
+    """(keyword, default as in YAML, meaning) of a kind, from its signature and the lines of its docstring."""
+    lines = (inspect.getdoc(prepare) or "").splitlines()
+    meanings = dict(match.groups() for line in lines if (match := re.fullmatch(r"(\w+) {2,}(\S.*)", line)))
+    known = [p for p in inspect.signature(prepare).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return [(p.name, _default(p.default), meanings[p.name]) for p in known]
+
+
+def _default(value: Any) -> str:
+    return "required" if value is inspect.Parameter.empty else f"`{json.dumps(value)}`".replace('"', "")
 
 
 def shrink(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.commands.sweep import INTERRUPTED, live
 from experiments.explain import ConfigError
-from experiments.figures.named import WORK, draw_figure
+from experiments.figures.named import WORK, Drawn, draw_figure
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,7 +34,14 @@ def main(options: argparse.Namespace) -> int:
     elif not options.quiet:
         for remark in remarks:
             print(f"note: {remark}")
-        runs = f"{done.runs} run{'s' if done.runs > 1 else ''}; " if done.runs else ""
-        runs = runs.replace("; ", f", {done.reused} of them from before; ") if done.reused else runs
-        print(f"{runs}written to {out.as_posix()}: {', '.join(file.name for file in done.files)}")
+        print(f"{_counted(done, sources)}written to {out.as_posix()}: {', '.join(file.name for file in done.files)}")
     return 0
+
+
+def _counted(done: Drawn, sources: list[Path]) -> str:
+    """What was run or read, with a semicolon; nothing for a figure without runs."""
+    runs = f"{done.runs} run{'s' if done.runs > 1 else ''}"
+    if sources:
+        where = sources[0].as_posix() if len(sources) == 1 else f"{len(sources)} folders"
+        return f"{runs} read from {where}; "
+    return f"{runs}{f', {done.reused} of them from before' if done.reused else ''}; " if done.runs else ""

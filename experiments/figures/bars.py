@@ -40,6 +40,7 @@ def bars(
     group: str | None = None,
     low: str | None = None,
     high: str | None = None,
+    baseline: str | None = None,
     horizontal: bool | None = None,
     log: bool = False,
     width_in: float = COLUMN_IN,
@@ -47,6 +48,7 @@ def bars(
     """Bars of `value`, one per `category` and, side by side, per `group`; `low` and `high` are ends of intervals.
 
     One row for each category and group, drawn in the table's order; a missing value is written as n/a.
+    baseline: the name of a line at 1, for ratios.
     horizontal: None lays the bars when they have no group, which leaves room for names and numbers.
     Returns the files written. Raises ConfigError for a table that does not fit.
     """
@@ -71,6 +73,8 @@ def bars(
     with figure(width_in, parts.height_in) as drawing:
         axes = drawing.subplots()
         parts.draw(axes, tables)
+        if baseline is not None:
+            parts.line_at_one(axes, baseline)
         (axes.set_xlabel if lying else axes.set_ylabel)(unit.label)
         parts.legend(drawing)
         return save(drawing, stem)
@@ -126,7 +130,7 @@ def speedup_bars(
     with figure(width_in, parts.height_in) as drawing:
         axes = drawing.subplots()
         parts.draw(axes, [ratios], foot=1.0 if log else 0.0)
-        (axes.axvline if lying else axes.axhline)(1.0, color="black", linewidth=0.8)
+        parts.line_at_one(axes, shown(baseline, 12))
         if means:
             axes.axvline(len(ratios) - 1.5, color="#707070", linewidth=0.6, linestyle=":")
         (axes.set_xlabel if lying else axes.set_ylabel)(f"speed-up over {shown(baseline)} (×)")  # noqa: RUF001
@@ -205,6 +209,16 @@ class _Drawing:
                 text.set(rotation=90 if several else 35, ha="center" if several else "right", rotation_mode=None)
                 if not several:
                     text.set_rotation_mode("anchor")
+
+    def line_at_one(self, axes: Axes, name: str) -> None:
+        """A line at 1, where the baseline is, with its name at the end."""
+        (axes.axvline if self._lying else axes.axhline)(1.0, color="black", linewidth=1.2, zorder=2.5)
+        low, high = getattr(axes, f"get_{self._along}lim")()
+        getattr(axes, f"set_{self._along}lim")(low, max(high, 1.08))
+        look: Any = {"ha": "center", "va": "bottom"} if self._lying else {"ha": "left", "va": "center"}
+        across = axes.get_xaxis_transform() if self._lying else axes.get_yaxis_transform()
+        offset = (0, 2) if self._lying else (3, 0)
+        axes.annotate(name, (1.0, 1.0), offset, xycoords=across, textcoords="offset points", fontsize=7, **look)
 
     def legend(self, drawing: Figure) -> None:
         """The groups' names above the axes, if they have any."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _GIB = 2**30
-_REFERENCES = (("reference", "clairvoyant (Belady)", REFERENCE), ("physics", "physics bound", BOUND))
+_REFERENCES = (("reference", "clairvoyant reference", REFERENCE), ("physics", "physics bound", BOUND))
 
 
 def cache_size_curves(
@@ -62,7 +62,6 @@ def cache_size_curves(
                 hits.plot(100 * best[f"{kind}_hit_rate"].dropna(), **_look(best, dashes))
         for axes in (hits, times):
             axes.set_ylim(bottom=0)
-            axes.set_xlim(left=0)
         hits.set_ylim(0, 100)
         hits.set_ylabel("hit rate (%)")
         times.set_ylabel(unit.label)

@@ -1,54 +1,25 @@
-"""The kinds of figures that a definition can name: from what the runs left to a table and its drawing."""
+"""The kinds of figures that a definition can name: from what the runs left to a table and its drawing.
+
+The table is written as CSV, with columns and values as the runs have them; what is drawn has the figure's names.
+The text of a kind says what it draws, and a line for each keyword what it means; the gallery's page quotes both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.explain import ConfigError
+from experiments.figures.data import Data
 from experiments.figures.style import shown
 from experiments.figures.table import quantity
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from simulator.result import Result
-
 Draw = Callable[..., list[Path]]  # (stem, *, width_in)
-
-
-@dataclass
-class Data:
-    """What a kind has to draw from; which fields are filled depends on what it needs.
-
-    points, requests  as from `experiments.results.load` and `requests`
-    configs           plain configurations
-    results           of runs that were recorded, in memory
-    """
-
-    name: str
-    names: dict[str, str] = field(default_factory=dict)
-    points: pd.DataFrame | None = None
-    requests: pd.DataFrame | None = None
-    configs: list[dict[str, Any]] = field(default_factory=list)
-    results: list[Result] = field(default_factory=list)
-
-    def called(self, value: Any) -> Any:
-        """What the figure calls a value or column."""
-        return self.names.get(shown(value, 1000), value)
-
-    def renamed(self, table: pd.DataFrame, *columns: str | None) -> pd.DataFrame:
-        """The table with the values of `columns` as the figure calls them."""
-        kept = [column for column in columns if column is not None and column in table]
-        return table.assign(**{column: [self.called(value) for value in table[column]] for column in kept})
-
-    def only(self, what: list[Any]) -> Any:
-        """The one of a list. Raises ConfigError if there are more."""
-        if len(what) != 1:
-            raise ConfigError(f"figure {self.name}: it shows one run, and {len(what)} are given; choose one of them.")
-        return what[0]
 
 
 class Drawing(NamedTuple):
@@ -75,7 +46,15 @@ def bars(
     group: str | None = None,
     show: str = "value",
 ) -> Drawing:
-    """Bars with 95 % intervals from resampled requests: the metric's value, or its ratio to the baseline's."""
+    """Bars with 95 % intervals from resampled requests: the metric's value, or its ratio to the baseline's.
+
+    factor    column that is compared; all else is the same within a pair
+    baseline  value of `factor` that the others are compared with
+    metric    metric of single requests: tpot_s, ttft_s, latency_s, tokens_per_s, hit_rate
+    category  column with a place on the axis for each value (null: `factor`)
+    group     column with bars side by side for each value
+    show      value, or ratio: the metric over the baseline's, which is a line at 1
+    """
     from experiments.figures.bars import bars as draw_bars
     from experiments.results import compare
 
@@ -85,47 +64,74 @@ def bars(
     assert data.requests is not None
     category = category or factor
     table = compare((data.points, data.requests), factor, baseline, metric)
-    for column in (category, group):
-        if column in data.points and column not in table:  # it is the same everywhere
-            table[column] = table["point"].map(data.points.set_index("point")[column])
-    prefix = "" if show == "value" else "ratio_"
-    low, high = f"{prefix}low", f"{prefix}high"
+    base = table.set_index("point")["value"]
+    table.insert(table.columns.get_loc("value"), "metric", metric)
+    table.insert(table.columns.get_loc("value") + 1, "baseline_value", table["baseline_point"].map(base))
     if show == "ratio":
         table = table[table["point"] != table["baseline_point"]].reset_index(drop=True)
-    value = metric if show == "value" else f"{quantity(metric).words}, relative to {shown(data.called(baseline))}"
-    table = data.renamed(table.rename(columns={show: value}), category, group)
-    ends = {"low": low, "high": high} if table[low].notna().any() else {}
-    return Drawing(table, _with(draw_bars, table, value=value, category=category, group=group, **ends))
+    extra = data.apart(category, group, among=table["point"])
+    for column in (category, group, *extra):
+        if column in data.points and column not in table:  # it is the same everywhere
+            table[column] = table["point"].map(data.points.set_index("point")[column])
+    options: dict[str, Any] = {"category": category, "group": group}
+    if show == "ratio":
+        options["baseline"] = shown(data.called(baseline, factor))
+    prefix = "" if show == "value" else "ratio_"
+    if table[f"{prefix}low"].notna().any():
+        options |= {"low": f"{prefix}low", "high": f"{prefix}high"}
+    value = metric if show == "value" else f"{quantity(metric).words}, relative to {options['baseline']}"
+    drawn = data.renamed(table.drop(columns=show).assign(**{value: table[show]}), category, group)
+    if extra:
+        drawn[category] = data.labels(table, [category, *extra])
+    return Drawing(table, _with(draw_bars, drawn, value=value, **options))
 
 
 def speedup(
     data: Data, *, group: str, baseline: Any, category: str | None = None, value: str = "tokens_per_s"
 ) -> Drawing:
-    """Speed-up of each group over the baseline group, by category."""
+    """Speed-up of each group over the baseline group, by category.
+
+    group     column that is compared, with a bar for each value
+    baseline  value of `group` that the others are compared with
+    category  column with a place on the axis for each value, and the geometric mean as last (null: no categories)
+    value     metric: a rate, or what is better when low
+    """
     from experiments.figures.bars import speedup_bars
 
-    table = data.renamed(_columns(data, [category, group], [value]), category, group)
-    options = {"value": value, "category": category, "group": group, "baseline": data.called(baseline)}
-    return Drawing(table, _with(speedup_bars, table, **options))
+    table = data.columns([category, group], [value], data.apart(category, group))
+    options = {"value": value, "category": category, "group": group, "baseline": data.called(baseline, group)}
+    return Drawing(table, _with(speedup_bars, data.renamed(table, category, group), **options))
 
 
 def cache_size(data: Data, *, series: str = "policy.cache", time: str = "tpot_mean_s") -> Drawing:
-    """Hit rate and time per token against the budget, with clairvoyant reference and physics bound."""
+    """Hit rate and time per token against the budget, with clairvoyant reference and physics bound.
+
+    series  column with a line for each value
+    time    metric of the second panel, in seconds
+    """
     from experiments.figures.cache_size import cache_size_curves
 
     bounds = ["cache_bytes", "reference_hit_rate", "reference_tpot_s", "physics_tpot_s"]
-    table = data.renamed(_columns(data, [series], ["cache_gib", "hit_rate", time], bounds), series)
-    return Drawing(table, _with(cache_size_curves, table, series=series, time=time))
+    optional = [*data.apart(series, "cache_gib"), *bounds]
+    table = data.columns([series], ["cache_gib", "hit_rate", time], optional)
+    return Drawing(table, _with(cache_size_curves, data.renamed(table, series), series=series, time=time))
 
 
 def time_breakdown(data: Data, *, name: str, time: str = "tpot_mean_s", share: bool = False) -> Drawing:
-    """Stacked bars of where the time of a token goes."""
+    """Stacked bars of where the time of a token goes.
+
+    name   column with a bar for each value; whatever else tells the runs apart is added to it
+    time   metric that is broken down, in seconds
+    share  per cent of each run's time instead of seconds
+    """
     from experiments.figures.policies import time_stacks
 
     assert data.points is not None
+    extra = data.apart(name)
     shares = [str(column) for column in data.points if str(column).endswith("_share")]
-    table = data.renamed(_columns(data, [name], [time], shares), name)
-    return Drawing(table, _with(time_stacks, table, name=name, time=time, share=share))
+    table = data.columns([name, *extra], [time], shares)
+    drawn = table.assign(**{name: data.labels(table, [name, *extra])})
+    return Drawing(table, _with(time_stacks, drawn, name=name, time=time, share=share))
 
 
 def pareto(
@@ -137,34 +143,56 @@ def pareto(
     maximise: list[str] | None = None,
     series: str | None = None,
 ) -> Drawing:
-    """Two goals against each other, with the front of what is not dominated."""
-    from experiments.figures.pareto import pareto_front
+    """Two goals against each other, with the front of what is not dominated.
+
+    x         metric or column of numbers
+    y         metric or column of numbers
+    minimise  which of x and y are better when low; each must be in this list or in maximise
+    maximise  which of them are better when high
+    series    column with a colour and marker for each value; what else tells points apart is listed for the front
+    """
+    from experiments.figures.pareto import MOST_NAMES, pareto_front
     from experiments.results import pareto as undominated
+    from experiments.results.frames import configuration
 
     minimise, maximise = minimise or [], maximise or []
     for column in (*minimise, *maximise):
         if column not in (x, y):
             raise ConfigError(f"figure {data.name}: '{column}' is to be best, but it is neither x nor y.")
-    table = data.renamed(_columns(data, [series], [x, y]), series).dropna(subset=[x, y]).reset_index(drop=True)
+    assert data.points is not None
+    extra = data.apart(series, *(column for column in (x, y) if column in configuration(data.points)))
+    table = data.columns([series, *extra], [x, y]).dropna(subset=[x, y]).reset_index(drop=True)
     table["front"] = table.index.isin(undominated(table, minimise, maximise).index)
     options = {"x": x, "y": y, "minimise": minimise, "maximise": maximise, "series": series, "front": "front"}
-    return Drawing(table, _with(pareto_front, table, **options))
+    drawn = data.renamed(table, series)
+    if extra:
+        drawn[", ".join(extra)] = data.labels(table, extra)
+        options["name"] = ", ".join(extra)
+        if table["front"].sum() > MOST_NAMES:
+            text = f"points differ in {', '.join(extra)} as well, and the front has more than {MOST_NAMES} to name"
+            warnings.warn(f"figure {data.name}: {text}; the CSV tells them apart.", UserWarning, stacklevel=2)
+    return Drawing(table, _with(pareto_front, drawn, **options))
 
 
 def tornado(data: Data, *, metric: str, factors: list[str], base: int | None = None) -> Drawing:
-    """The effect of each factor alone. Text such as "31.5 GB/s" is drawn as a number with its unit."""
+    """The effect of each factor alone. Text such as "31.5 GB/s" is drawn as a number with its unit.
+
+    metric   metric of the runs whose change is drawn
+    factors  columns with a bar each
+    base     number of the point from which changes count (null: the one with the most frequent settings)
+    """
     from experiments.figures.sensitivity import tornado as draw_tornado
 
-    table = _columns(data, factors, [metric])
+    table = data.columns(factors, [metric], data.apart(*factors))
     drawn, labels = table.copy(), []
     for factor in factors:
         values = [_number(factor, value) for value in table[factor]]
         numbers = values if all(isinstance(value, float) for value in values) else ()
         unit = quantity(_measured(factor), numbers)
-        factored = [value * unit.factor if isinstance(value, float) else value for value in values]
-        labels.append(unit._replace(words=data.called(factor) if factor in data.names else unit.words).label)
+        called = [data.names.get(shown(v), v) if isinstance(v, float) else data.called(v, factor) for v in values]
+        factored = [value * unit.factor if isinstance(value, float) else value for value in called]
+        labels.append(unit._replace(words=data.names.get(factor, unit.words)).label)
         drawn = drawn.rename(columns={factor: labels[-1]}).assign(**{labels[-1]: factored})
-    drawn = data.renamed(drawn, *labels)
     return Drawing(table, _with(draw_tornado, drawn, metric=metric, factors=labels, base=base))
 
 
@@ -177,7 +205,14 @@ def latency(
     phase: str = "decode",
     log: bool | None = None,
 ) -> Drawing:
-    """How latencies of steps or requests are distributed, a curve for each run."""
+    """How latencies of steps or requests are distributed, a curve for each run.
+
+    name   column with a curve for each value; whatever else tells the runs apart is added to it
+    value  column of the table, in seconds: latency_s, or ttft_s and tpot_s of requests
+    table  steps (from folders of runs) or requests
+    phase  decode or prefill: the steps that count
+    log    logarithmic axis (null: where latencies differ more than thirtyfold)
+    """
     import pandas as pd
 
     from experiments.figures.latency import latency_cdf
@@ -185,11 +220,12 @@ def latency(
 
     if table not in ("steps", "requests"):
         raise ConfigError(f"figure {data.name}: table is {table}; expected steps or requests.")
-    points = data.renamed(_columns(data, [name], [], ["folder"]), name)
+    keys = [name, *data.apart(name)]
+    points = data.columns(keys, [], ["folder"])
     frames: dict[str, pd.DataFrame] = {}
-    for point, label, folder in zip(points["point"], points[name], points["folder"], strict=True):
-        if str(label) in frames:
-            raise ConfigError(f"figure {data.name}: two runs have {name} {label}; expected each to differ in it.")
+    for point, label, folder in zip(points["point"], data.labels(points, keys), points["folder"], strict=True):
+        if label in frames:
+            raise ConfigError(f"figure {data.name}: two runs have {', '.join(keys)} {label}; expected each to differ.")
         if table == "requests":
             assert data.requests is not None
             rows = data.requests[data.requests["point"] == point]
@@ -197,17 +233,21 @@ def latency(
             rows = read_table(Path(folder) / "steps.parquet")
         else:
             raise ConfigError(f"{folder}: a sweep keeps no steps; expected folders of runs, or 'table: requests'.")
-        frames[str(label)] = rows
+        frames[label] = rows
     kept = ["phase", "step", "request", "warmup", value]
-    together = pd.concat(
-        [rows.filter(kept).assign(**{name: label}) for label, rows in frames.items()], ignore_index=True
-    )
+    settings = [dict(zip(keys, row, strict=True)) for row in points[keys].itertuples(index=False, name=None)]
+    parts = [rows.filter(kept).assign(**row) for rows, row in zip(frames.values(), settings, strict=True)]
+    together = pd.concat(parts, ignore_index=True)
     draw = _with(latency_cdf, frames, value=value, phase=phase, log=log)
-    return Drawing(together[[name, *(column for column in together if column != name)]], draw)
+    return Drawing(together[[*keys, *(column for column in together if column not in keys)]], draw)
 
 
 def expert_load(data: Data, *, value: str = "selections", by_load: bool = False) -> Drawing:
-    """Heat map of layers and experts of one run."""
+    """Heat map of layers and experts of one run.
+
+    value    column of the table `experts`: selections (tokens) or loads (times)
+    by_load  each layer's experts in order of load, the busiest first
+    """
     from experiments.figures.expert_load import expert_load_map
     from experiments.results.frames import read_table
 
@@ -220,7 +260,11 @@ def expert_load(data: Data, *, value: str = "selections", by_load: bool = False)
 
 
 def timeline(data: Data, *, start_s: float | None = None, stop_s: float | None = None) -> Drawing:
-    """What computes and what is copied during a decode step, or another stretch of a run. The table has all slices."""
+    """What computes and what is copied during a decode step, or another stretch of a run. The table has all slices.
+
+    start_s  where the stretch begins (null: at the decode step in the middle)
+    stop_s   where it ends (null: with the step that runs at its beginning)
+    """
     import pandas as pd
 
     from experiments.figures.timeline_strip import timeline_strip
@@ -242,7 +286,12 @@ def roofline(
     kv_tokens: int = 1024,
     phase: str = "decode",
 ) -> Drawing:
-    """A model's operators under the roofline of the platform's first worker; nothing is run."""
+    """A model's operators under the roofline of the platform's first worker; nothing is run.
+
+    tokens     how many sequences are decoded together, a point for each (null: 1, 16 and 256)
+    kv_tokens  context of each sequence, in tokens
+    phase      decode, or prefill: `tokens` are then the lengths of prompts
+    """
     from experiments.figures.roofline import roofline as draw_roofline
     from experiments.figures.roofline import roofline_points
     from hwmodels import Platform
@@ -271,18 +320,6 @@ KINDS: dict[str, Kind] = {
 
 def _with(draw: Callable[..., list[Path]], *given: Any, **options: Any) -> Draw:
     return lambda stem, *, width_in: draw(*given, stem, width_in=width_in, **options)
-
-
-def _columns(
-    data: Data, names: Iterable[str | None], numbers: Iterable[str], optional: Iterable[str] = ()
-) -> pd.DataFrame:
-    """The points' columns that a figure needs, checked, and those of the optional ones that there are."""
-    from experiments.figures.table import checked
-
-    assert data.points is not None
-    wanted = list(dict.fromkeys(["point", *(name for name in names if name), *numbers]))
-    checked(data.points, Path(data.name), wanted)
-    return data.points[[*wanted, *(name for name in optional if name in data.points and name not in wanted)]]
 
 
 def _measured(column: str) -> str:

@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from experiments.compose import read_yaml
 from experiments.explain import ConfigError
+from experiments.figures.data import Data
 from experiments.figures.definition import WIDTHS_IN, Definition, figure_file, read_definition
-from experiments.figures.kinds import KINDS, Data, Drawing
+from experiments.figures.kinds import KINDS, Drawing
 from experiments.run import MARK, plain, run_config, write_result, write_table
 from experiments.sweep.identity import point_id
 from experiments.sweep.points import Point, points

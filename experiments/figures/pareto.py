@@ -13,9 +13,9 @@ from experiments.figures.table import checked, quantity
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOST_NAMES = 15
+MOST_NAMES = 15  # on the front; more are not numbered
 _LOG_FROM = 30.0  # largest over smallest value from which an axis is logarithmic
-_GREY = "#b0b0b0"
+_PALE = 0.65  # how far the colour of dominated points is on its way to white
 
 
 def pareto_front(
@@ -31,10 +31,10 @@ def pareto_front(
     front: str | None = None,
     width_in: float = COLUMN_IN,
 ) -> list[Path]:
-    """Points of `x` and `y`, with the front of those not dominated as a step line; the dominated are grey.
+    """Points of `x` and `y`, with the front of those not dominated as a step line; the dominated are pale.
 
     minimise, maximise   of the two columns, which is better when low and which when high
-    series               gives every value its marker, and colour on the front
+    series               gives every value its colour and marker
     name                 numbers the points of the front, at most fifteen, and lists their names
     front                a boolean column that says which points are on the front, where that is known
     Rows without x or y are left out. Returns the files written; raises ConfigError for a table that does not fit.
@@ -55,13 +55,12 @@ def pareto_front(
     rows = rows.assign(**{x: rows[x] * xs.factor, y: rows[y] * ys.factor})
     points, others = rows[best].sort_values([x, y], kind="stable"), rows[~best]
     groups = list(dict.fromkeys(rows[series].map(shown))) if series else ["not dominated"]
-    numbered = name is not None and len(points) <= _MOST_NAMES
+    numbered = name is not None and len(points) <= MOST_NAMES
     key = [f"{place}  {shown(item, 60)}" for place, item in enumerate(points[name], 1)] if numbered else []
-    columns, legend_in = legend_shape([*groups, "dominated"], width_in)
+    columns, legend_in = legend_shape([*groups, "pale: dominated"], width_in)
     key_columns, key_in = legend_shape(key, width_in)
     with figure(width_in, 2.2 + legend_in + key_in) as drawing:
         axes = drawing.subplots()
-        grey: dict[str, Any] = {"color": "white", "markeredgecolor": _GREY, "markersize": 3.5, "linestyle": "none"}
         for number, group in enumerate(groups):
             colour, marker = stroke(number)["color"], stroke(number)["marker"]
             # a numbered point is white with a coloured edge, so that its number can be read on any of them
@@ -73,11 +72,12 @@ def pareto_front(
             }
             bright |= {"marker": marker, "linestyle": "none"}
             part = [table[table[series].map(shown) == group] if series else table for table in (others, points)]
-            axes.plot(part[0][x], part[0][y], marker=marker, **grey, zorder=2)
+            axes.plot(part[0][x], part[0][y], marker=marker, **_pale(colour), zorder=2)
             axes.plot(part[1][x], part[1][y], markersize=size, **bright, zorder=4)
             axes.plot([], [], markersize=5, **bright, label=group)
         if len(others):
-            axes.plot([], [], marker="o", **grey, label="dominated")
+            one = stroke(0)["color"] if series is None else "black"
+            axes.plot([], [], marker="o", **_pale(one), label="pale: dominated" if series else "dominated")
         where: Literal["pre", "post"] = "post" if x in minimise else "pre"
         axes.step(points[x], points[y], where=where, color="black", linewidth=0.8, zorder=3)
         for place, spot in enumerate(zip(points[x], points[y], strict=True) if numbered else (), 1):
@@ -95,3 +95,11 @@ def pareto_front(
             look: dict[str, Any] = {"ncols": key_columns, "handlelength": 0, "handletextpad": 0}
             drawing.legend(no_handle * len(key), key, loc="outside lower center", **look)
         return save(drawing, stem)
+
+
+def _pale(colour: str) -> dict[str, Any]:
+    """The look of a dominated point of a series."""
+    from matplotlib.colors import to_rgb
+
+    face, edge = (tuple(part + share * (1 - part) for part in to_rgb(colour)) for share in (_PALE, _PALE / 2))
+    return {"color": face, "markeredgecolor": edge, "markeredgewidth": 0.5, "markersize": 4.0, "linestyle": "none"}

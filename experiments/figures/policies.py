@@ -20,8 +20,8 @@ from experiments.figures.style import (
     shown,
     text_lines,
 )
-from experiments.figures.table import checked, quantity
-from experiments.table import CAUSES, seconds
+from experiments.figures.table import checked, one_row_each, quantity
+from experiments.table import CAUSES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,7 @@ def time_stacks(
     written beside it. Returns the files written; raises ConfigError for a table that does not fit.
     """
     rows = checked(comparison, stem, [name], [time]).dropna(subset=[time])
+    one_row_each(rows, stem, [name])
     rates = {"late_share", "on_cpu_share"}  # shares of accesses, should a table have them, are not of time
     columns = [column for column in map(str, rows.columns) if column.endswith("_share") and column not in rates]
     if not columns:
@@ -92,9 +93,10 @@ def time_stacks(
     order = rows.assign(_shown=rows[name].map(str)).sort_values([time, "_shown"], ascending=[True, True]).index
     rows, shares = rows.loc[order], shares.loc[order]
     kept = [column for column in columns if (shares[column] > _LEAST_SHARE).any()]
-    kept.sort(key=lambda column: (-shares[column].mean(), column))
     known = [*CAUSES, *sorted({column.removesuffix("_share") for column in columns} - set(CAUSES))]
+    kept.sort(key=lambda column: known.index(column.removesuffix("_share")))  # the same order in every figure
     unit = quantity(time, rows[time])
+    decimals = _decimals(unit.factor * rows[time])
     names = [shown(item) for item in rows[name]]
     labels = {column: shown(CAUSES.get(cause := column.removesuffix("_share"), cause)) for column in kept}
     legend_columns, legend_in = legend_shape(labels.values(), width_in)
@@ -111,7 +113,7 @@ def time_stacks(
             axes.barh(place, widths, left=left, height=0.7, label=labels[column], **look)
             left = left + widths
         for at, end, value in zip(place, left, rows[time], strict=True):
-            text = seconds(value) if share else f"{unit.factor * value:.3g}"
+            text = f"{unit.factor * value:.{decimals}f}{f' {unit.unit}' if share else ''}"
             axes.annotate(text, (end, at), (3, 0), textcoords="offset points", va="center", fontsize=6)
         axes.set_xlim(0, (1.18 if share else 1.12) * max(left))
         if share:
@@ -122,3 +124,11 @@ def time_stacks(
         axes.tick_params(axis="y", length=0)
         drawing.legend(loc="outside upper center", ncols=legend_columns, handlelength=1.6)
         return save(drawing, stem)
+
+
+def _decimals(values: pd.Series) -> int:
+    """As many for all numbers of a column as give the largest three digits and the smallest two."""
+    most, least = values.max(), values[values > 0].min()
+    if not least > 0:
+        return 0
+    return int(np.clip(max(2 - np.floor(np.log10(most)), 1 - np.floor(np.log10(least))), 0, 3))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.explain import ConfigError
+from experiments.figures.names import size
 from experiments.figures.style import COLUMN_IN, figure, fill, legend_shape, save, shown, text_lines
 from experiments.figures.table import checked, one_row_each, quantity
 
@@ -82,8 +83,7 @@ def _ends(factor: str, settings: pd.Series, change: pd.Series, base: int) -> lis
 def _setting(factor: str, value: Any) -> str:
     if not factor.endswith("_bytes") or value == "none":
         return shown(value, 14)
-    power, unit = next((row for row in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if value >= 2 ** row[0]), (0, "B"))
-    return f"{value / 2**power:.4g} {unit}"
+    return size(value)
 
 
 def _swing(ends: Sequence[Effect]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from experiments.compose import compose_config
@@ -21,7 +22,7 @@ from experiments.figures.pareto import pareto_front
 from experiments.figures.policies import speed_bars, time_stacks
 from experiments.figures.roofline import roofline, roofline_points
 from experiments.figures.sensitivity import effects, tornado
-from experiments.figures.style import shown
+from experiments.figures.style import COLOURS, MARKERS, shown
 from experiments.figures.table import quantity
 from hwmodels import Device, Platform
 from simulator.model import ModelSpec
@@ -229,6 +230,19 @@ def test_an_interval_that_does_not_hold_its_value_is_refused(tmp_path: Path) -> 
         bars(FIRST, tmp_path / "x", **options)
 
 
+def test_ratios_have_a_solid_line_at_one_with_the_baselines_name_however_low_they_are(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    frame = POINTS.assign(ratio=[0.5, 0.4, 0.6, 0.3, 0.2, 0.7])
+    options = {"value": "ratio", "category": "platform", "group": "policy.cache"}
+    bars(frame, tmp_path / "x", baseline="LRU", **options)
+    (line,) = (line for line in drawn[0].axes[0].lines if set(line.get_ydata()) == {1.0})
+    assert (line.get_linestyle(), line.get_linewidth()) == ("-", 1.2)
+    assert line.get_zorder() > max(bar.get_zorder() for bar in drawn[0].axes[0].patches)
+    assert drawn[0].axes[0].get_ylim()[1] > 1.0
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["LRU"]
+
+
 def test_speed_up_divides_rates_by_the_baseline_and_ends_with_the_geometric_mean(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
@@ -273,9 +287,10 @@ def test_cache_size_curves_rise_with_the_size_and_show_reference_and_bound(tmp_p
     draw("cache size", SIZES, tmp_path / "x")
     hits, times = ({str(line.get_label()): line for line in axes.lines} for axes in drawn[0].axes)
     assert hits["lfu"].get_xydata().tolist() == [[2.0, 40.0], [4.0, 70.0]]
-    assert times["clairvoyant (Belady)"].get_xydata() == pytest.approx(np.array([[2.0, 30.0], [4.0, 15.0]]))
+    assert times["clairvoyant reference"].get_xydata() == pytest.approx(np.array([[2.0, 30.0], [4.0, 15.0]]))
     assert times["physics bound"].get_xydata() == pytest.approx(np.array([[2.0, 10.0], [4.0, 9.0]]))
     assert hits["_child2"].get_xydata().tolist() == [[2.0, 60.0], [4.0, 90.0]]
+    assert drawn[0].axes[0].get_xlim() == pytest.approx((1.9, 4.1))  # 2 to 4 GiB and a twentieth on both sides
 
 
 def test_a_cache_size_left_to_the_run_comes_from_its_bytes(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -318,6 +333,21 @@ def test_stacks_end_at_the_time_or_at_all_of_it(tmp_path: Path, drawn: list[Figu
     assert ends == [pytest.approx([12.5, 25.0, 50.0]), pytest.approx([100.0] * 3)]  # ms, fastest first
     pcie = next(part for part in times if part.get_label() == "PCIe")
     assert [bar.get_width() for bar in pcie] == pytest.approx([0.0, 0.5 * 25, 0.6 * 50])
+
+
+def test_causes_are_stacked_in_one_order_and_totals_have_the_same_decimals(tmp_path: Path, drawn: list[Figure]) -> None:
+    for pcie in (0.1, 0.8):  # the smallest and the largest part
+        frame = FIRST.assign(tpot_mean_s=[0.0132, 0.014, 0.02], pcie_share=pcie, hbm_share=0.9 - pcie, cpu_share=0.1)
+        time_stacks(frame, tmp_path / "x", name="policy.cache", time="tpot_mean_s")
+    for figure in drawn[::2]:
+        assert [part.get_label() for part in figure.axes[0].containers] == ["GPU memory (HBM)", "PCIe", "CPU experts"]
+        assert [text.get_text() for text in figure.axes[0].texts] == ["13.2", "14.0", "20.0"]
+
+
+def test_stacks_with_the_same_name_are_refused(tmp_path: Path) -> None:
+    frame = SHARES.assign(**{"policy.cache": "lru", "cache_gib": [2, 4, 6]})
+    with pytest.raises(ConfigError, match=r"3 rows have policy.cache lru; expected one \(they differ in 'cache_gib'"):
+        time_stacks(frame, tmp_path / "x", name="policy.cache", time="tpot_mean_s")
 
 
 def test_stacks_without_shares_are_refused(tmp_path: Path) -> None:
@@ -384,6 +414,22 @@ def test_the_front_has_the_points_that_no_other_beats_in_steps(tmp_path: Path, d
     assert front.get_drawstyle() == "steps-post"  # with 6 GiB one has what 4 GiB give
     with pytest.raises(ConfigError, match="'tokens_per_s' must be in one of minimise and maximise"):
         pareto_front(frame, tmp_path / "x", **goals)
+
+
+def test_dominated_points_have_the_colour_of_their_series_but_pale(tmp_path: Path, drawn: list[Figure]) -> None:
+    frame = pd.DataFrame(
+        {"cache_gib": [2.0, 4.0, 2.0, 4.0], "tokens_per_s": [20.0, 30.0, 10.0, 15.0], "system": ["a", "a", "b", "b"]}
+    )
+    goals: dict[str, Any] = {"minimise": ["cache_gib"], "maximise": ["tokens_per_s"], "series": "system"}
+    pareto_front(frame, tmp_path / "x", x="cache_gib", y="tokens_per_s", **goals)
+    lines = [line for line in drawn[0].axes[0].lines if len(line.get_xdata()) and line.get_linestyle() == "None"]
+    (best, others) = lines
+    assert best.get_xydata().tolist() == [[2.0, 20.0], [4.0, 30.0]]  # all of a, none of b
+    assert others.get_xydata().tolist() == [[2.0, 10.0], [4.0, 15.0]]
+    full, pale = np.array(to_rgb(COLOURS[1])), np.array(to_rgb(others.get_color()))
+    assert pale == pytest.approx(full + 0.65 * (1 - full))
+    assert others.get_marker() == MARKERS[1]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b", "pale: dominated"]
 
 
 def test_a_front_that_is_known_is_taken_and_its_points_are_numbered(tmp_path: Path, drawn: list[Figure]) -> None:

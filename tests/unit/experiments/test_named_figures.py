@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from experiments.catalogue import load
+from experiments.compose import choices
+from experiments.explain import ConfigError
+from experiments.figures.data import Data
 from experiments.figures.definition import figure_file, figure_names, read_definition
-from experiments.figures.kinds import KINDS, Data
+from experiments.figures.kinds import KINDS
 from experiments.figures.named import prepare, table_of
+from experiments.figures.names import CHOICES, display
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["workload.requests=1", "workload.max_decode_tokens=2", "reference=false"]
@@ -24,7 +30,7 @@ runs: [experiment=smoke, workload.max_decode_tokens=4, reference=false, cache_gi
 sweeps:
   first: [policy/cache=lru]
   second one: ["policy/cache=lfu,fifo"]
-names: {lfu: LFU, lru: LRU}
+names: {lfu: least used}
 draw: {group: policy.cache, baseline: lru}
 """
 
@@ -116,7 +122,7 @@ def test_ones_own_figure_runs_its_sweeps_once_with_the_overrides_and_writes_what
     points = pd.read_parquet("runs/figures/mine/sweep/points.parquet")
     assert list(points["name"]) == ["first", "second one", "second one"]
     assert points["seed"].tolist() == [7, 7, 7]
-    assert drawn["policy.cache"].tolist() == ["LRU", "LFU", "fifo"]
+    assert drawn["policy.cache"].tolist() == ["lru", "lfu", "fifo"]  # as the runs have them
     assert drawn["tokens_per_s"].tolist() == pytest.approx(points["tokens_per_s"].tolist())
     said = call(*command, "--out", "again")
     assert said.out == "3 runs, 3 of them from before; written to again: mine.png, mine.pdf, mine.csv\n"
@@ -130,7 +136,8 @@ def test_a_figure_from_a_sweep_runs_nothing_and_draws_the_same_or_says_what_is_n
     path = own()
     assert call("figure", path, "--workers", "0").code == 0
     (tmp_path / "runs" / "figures" / "mine" / "sweep").rename(tmp_path / "there")
-    assert call("figure", path, "--from", "there", "--out", "out").code == 0
+    said = call("figure", path, "--from", "there", "--out", "out")
+    assert said == (0, "3 runs read from there; written to out: mine.png, mine.pdf, mine.csv\n", "")
     assert Path("out/mine.png").read_bytes() == Path("runs/figures/mine.png").read_bytes()
     assert not (tmp_path / "runs" / "figures" / "mine" / "sweep").exists()
     for name, sentence in (
@@ -146,7 +153,9 @@ def test_a_figure_of_steps_keeps_run_folders_that_can_be_drawn_from_again(call: 
     assert [folder.name.split("-")[0] for folder in folders] == ["0", "1"]
     drawn = pd.read_csv("runs/figures/token_latency.csv")
     steps = pd.read_parquet(folders[0] / "steps.parquet")
-    assert drawn.loc[drawn["system"] == "LRU", "latency_s"].tolist() == pytest.approx(steps["latency_s"].tolist())
+    assert drawn.loc[drawn["system"] == "on_demand_lru", "latency_s"].tolist() == pytest.approx(
+        steps["latency_s"].tolist()
+    )
     sources = [item for folder in folders for item in ("--from", str(folder))]
     assert call("figure", "token_latency", *sources, "--out", "again").code == 0
     assert Path("again/token_latency.csv").read_bytes() == Path("runs/figures/token_latency.csv").read_bytes()
@@ -177,6 +186,122 @@ def test_quantities_of_a_platform_are_drawn_as_numbers_with_their_units(
     changes = {text.get_text(): text.xy[0] for text in axes.texts}
     assert changes == {"15.75": pytest.approx(50.0), "63": pytest.approx(-25.0)}  # 30 / 20 and 15 / 20 ms
     assert drawing.table[link].tolist() == ["31.5 GB/s", "63 GB/s", 15.75e9]  # the data as they are
+
+
+# ---- what values are called, and what tells runs apart
+
+
+def test_names_are_of_shipped_choices_and_no_two_of_a_column_are_the_same() -> None:
+    for column, names in CHOICES.items():
+        assert set(names) <= set(choices()[column.replace(".", "/")]), column
+        assert len(set(names.values())) == len(names), column
+    for choice, name in CHOICES["model"].items():
+        assert load("model", choice)["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "text"),
+    [
+        ("s3fifo", "policy.cache", "S3-FIFO"),
+        ("mine.yaml", "policy.cache", "mine.yaml"),
+        (6.0, "cache_gib", "6 GiB"),
+        (2**16, "settings.chunk_bytes", "64 KiB"),
+        (4, "workload.batch_size", "batch size 4"),
+        (3, "seed", "seed 3"),
+        (None, "cache_gib", "expert cache: default"),
+        (True, "workload.synthetic_prefill", "synthetic prefill: true"),
+    ],
+)
+def test_choices_go_by_name_and_numbers_have_their_unit(value: object, column: str, text: str) -> None:
+    assert display(value, column) == text
+
+
+def swept() -> pd.DataFrame:
+    """Two policies × two sizes, as a sweep over both leaves them."""
+    rows = [(policy, gib) for policy in ("lru", "belady") for gib in (2.0, 4.0)]
+    frame = pd.DataFrame(rows, columns=["policy.cache", "cache_gib"])
+    frame.insert(0, "point", range(4))
+    systems = [f"on_demand_lru with policy/cache={policy}" for policy in frame["policy.cache"]]
+    return frame.assign(system=systems, seed=0, tpot_mean_s=[0.04, 0.02, 0.03, 0.01], hit_rate=0.5, pcie_share=1.0)
+
+
+def test_bars_of_runs_that_differ_in_more_than_their_name_say_in_what_and_so_does_the_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: figures.append(self))
+    for name in ("system", "policy.cache"):  # a system by what differs
+        drawing = KINDS["time_breakdown"].prepare(Data("x", points=swept()), name=name)
+        drawing.draw(tmp_path / "x", width_in=3.3)
+        labels = [text.get_text() for text in figures[-1].axes[0].get_yticklabels()]
+        assert labels == ["Belady, 4 GiB", "LRU, 4 GiB", "Belady, 2 GiB", "LRU, 2 GiB"]  # the fastest first
+        assert drawing.table["cache_gib"].tolist() == [2.0, 4.0, 2.0, 4.0]
+        assert drawing.table[name].tolist() == swept()[name].tolist()
+
+
+def test_a_system_that_was_changed_keeps_its_name_where_others_are_there() -> None:
+    systems = ["transition_prefetch", "transition_prefetch with policy/cache=lfu", "on_demand_lru"]
+    data = Data("x", points=pd.DataFrame({"point": range(3), "system": systems}))
+    names = ["LRU + transitions", "LRU + transitions with LFU", "LRU"]
+    assert [data.called(system, "system") for system in systems] == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "draw", "keys"),
+    [
+        ("speedup", {"group": "policy.cache", "baseline": "lru", "value": "tpot_mean_s"}, "policy.cache LRU"),
+        ("cache_size", {}, "policy.cache LRU, cache_gib 2.0"),
+        ("tornado", {"metric": "tpot_mean_s", "factors": ["cache_gib"]}, "expert cache (GiB) 2.0"),
+    ],
+)
+def test_rows_that_a_kind_cannot_tell_apart_are_refused_with_the_column(
+    tmp_path: Path, kind: str, draw: dict, keys: str
+) -> None:
+    points = swept()
+    if kind == "cache_size":
+        points = pd.concat([points, points.assign(seed=1, point=range(4, 8))], ignore_index=True)
+    column = {"speedup": "cache_gib", "cache_size": "seed", "tornado": "policy.cache"}[kind]
+    drawing = KINDS[kind].prepare(Data("x", points=points), **draw)
+    with pytest.raises(ConfigError) as refused:
+        drawing.draw(tmp_path / "x", width_in=3.3)
+    mend = f"they differ in '{column}', choose one of its values"
+    assert str(refused.value).endswith(f"2 rows have {keys}; expected one ({mend}).")
+
+
+def test_points_of_a_front_are_named_by_what_series_and_axes_do_not_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: figures.append(self))
+    options = {"x": "energy_j", "y": "tpot_mean_s", "minimise": ["energy_j", "tpot_mean_s"], "series": "policy.cache"}
+    points = swept().assign(energy_j=[1.0, 2.0, 3.0, 4.0])
+    drawing = KINDS["pareto"].prepare(Data("x", points=points), **options)
+    drawing.draw(tmp_path / "x", width_in=3.3)
+    assert drawing.table["front"].tolist() == [True, True, False, True]  # 3 J and 30 ms lose to 2 J and 20 ms
+    assert [text.get_text() for text in figures[0].legends[1].get_texts()] == ["1  2 GiB", "2  4 GiB", "3  4 GiB"]
+    assert drawing.table["cache_gib"].tolist() == [2.0, 4.0, 2.0, 4.0]
+
+
+def test_ratios_are_written_under_their_own_names_with_the_baselines_value(call: Callable) -> None:
+    call("figure", "cache_policies", *SHORT, "cache_gib=2", "policy/cache=lru,lfu", "--workers", "0")
+    (row,) = pd.read_csv("runs/figures/cache_policies.csv").to_dict("records")
+    assert (row["policy.cache"], row["cache_gib"], row["metric"]) == ("lfu", 2.0, "tpot_s")
+    assert {"ratio_low", "ratio_high"} <= set(row)
+    assert row["ratio"] == pytest.approx(row["value"] / row["baseline_value"])
+    points = pd.read_parquet("runs/figures/cache_policies/sweep/points.parquet").set_index("policy.cache")
+    assert row["baseline_value"] == pytest.approx(points.loc["lru", "tpot_mean_s"])
+
+
+def test_every_keyword_of_a_kind_is_explained_in_the_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    gallery = importlib.import_module("gallery")
+    for kind in KINDS.values():
+        given = [p for p in inspect.signature(kind.prepare).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        rows = gallery.keywords(kind.prepare)
+        assert [row[0] for row in rows] == [p.name for p in given]
+        assert [row[1] == "required" for row in rows] == [p.default is p.empty for p in given]
+        assert all(meaning for _, _, meaning in rows)
+    assert ("metric", "`tpot_s`") in [row[:2] for row in gallery.keywords(KINDS["bars"].prepare)]
 
 
 # ---- what cannot be drawn
