@@ -14,10 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 _EPILOG = """\
-examples:
-  moesim run system=transition_prefetch cache_gib=4 workload.requests=8
-  moesim sweep policy/cache=lru,lfu,belady 'cache_gib=range(2,9)'
-  moesim run model=/path/my.yaml trace=/path/my.parquet
+example: moesim sweep policy/cache=lru,lfu,belady 'cache_gib=range(2,9)'
 """
 KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments", "figures")
 
@@ -108,6 +105,20 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument("measured", metavar="MEASURED.csv", help="columns request, token (from 0), latency_s or _ms")
     beside.add_argument("--rows", metavar="FILE", help="write one row per token (.csv or .parquet)")
     beside.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    ops = commands.add_parser("ops", help="times of GPU kernels by fitted models")
+    works = ops.add_subparsers(dest="action", metavar="ACTION", required=True)
+    ask = works.add_parser("predict", help="add predicted times to the rows of a table")
+    ask.add_argument("file", metavar="FILE", help="rows as in hwmodels/measurements (.parquet or .csv)")
+    ask.add_argument("--out", required=True, metavar="FILE", help="where to write them with the predictions")
+    ask.add_argument("--table", help="name of the measured table, if the columns do not tell")
+    ask.add_argument("--device", action="append", default=[], metavar="YAML", help="a datasheet of one's own")
+
+    fitting = commands.add_parser("calibrate", help="fit the kernel models to measurements")
+    fitting.add_argument("kernels", nargs="*", metavar="KERNEL", help="some of the models (default: all)")
+    fitting.add_argument("--out", metavar="FOLDER", help="where to write the parameters (default: the package's own)")
+    fitting.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    fitting.add_argument("--report", metavar="FILE", help="write the table of errors, as Markdown")
 
     trace = commands.add_parser("trace", help="convert traces of other formats")
     actions = trace.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -26,7 +26,15 @@ DESCRIBED_BY = {"workload": Workload, "settings": Settings}  # whose docstrings 
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.
 MODULES = {
     "Traces": ["traces", "traces.importers"],
-    "Hardware": ["hwmodels", "hwmodels.operators", "hwmodels.efficiency", "hwmodels.units"],
+    "Hardware": [
+        "hwmodels",
+        "hwmodels.datasheet",
+        "hwmodels.predict",
+        "hwmodels.kernels",
+        "hwmodels.operators",
+        "hwmodels.efficiency",
+        "hwmodels.units",
+    ],
     "Simulator": [
         *(f"simulator.{name}" for name in ("scenario", "result", "bounds", "model", "plan", "residency", "replay")),
         "simulator.timeline",

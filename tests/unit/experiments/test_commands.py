@@ -184,3 +184,41 @@ def test_the_shell_completes_keys_and_the_choices_of_a_group() -> None:
     assert completed("moesim run policy/cache=l") == [f"policy/cache={name}" for name in ("lfu", "lfu_history", "lru")]
     assert completed("moesim sweep policy/cache=fifo,bel") == ["policy/cache=fifo,belady "]
     assert "cache_gib=" in completed("moesim sweep cache_g")
+
+
+# ---- kernels
+
+
+def test_predicted_kernel_times_are_added_to_the_rows(call: Callable, tmp_path: Path) -> None:
+    from hwmodels.calibrate import MEASUREMENTS
+
+    for table, columns in (
+        ("moe", ["predicted_ms"]),
+        ("attention_context", ["predicted_ms"]),
+        ("deepep_low_latency", ["predicted_dispatch_us", "predicted_combine_us"]),
+    ):
+        frame = pd.read_parquet(MEASUREMENTS / f"{table}.parquet").iloc[::50]
+        frame.to_parquet("rows.parquet")
+        said = call("ops", "predict", "rows.parquet", "--out", "answered.csv")
+        assert said == (0, f"{len(frame):,} of {len(frame):,} rows predicted, written to answered.csv\n", "")
+        answered = pd.read_csv("answered.csv")
+        assert list(answered.columns[: len(frame.columns)]) == list(frame.columns)
+        for column in columns:
+            assert (answered[column] > 0).all()
+
+
+def test_rows_that_cannot_be_predicted_are_counted_and_tables_that_cannot_be_read_refused(call: Callable) -> None:
+    frame = pd.DataFrame({"system": ["h100_sxm", "abacus"], "framework": "VLLM", "gemm_dtype": "bfloat16"})
+    frame.assign(kernel_source="x", m=16, n=4096, k=4096).to_csv("rows.csv", index=False)
+    said = call("ops", "predict", "rows.csv", "--out", "answered.parquet")
+    assert said.out.startswith("1 of 2 rows predicted, written to answered.parquet\n  1 without: there is no datasheet")
+    for arguments, words in (
+        (["nothing.csv", "--out", "x.csv"], "there is no such file"),
+        (["rows.csv", "--out", "x.txt"], "expected a file ending in .parquet or .csv"),
+        (["rows.csv", "--out", "x.csv", "--table", "moe"], "column 'version' is missing; table 'moe' needs"),
+    ):
+        said = call("ops", "predict", *arguments)
+        assert said.code == 2
+        assert words in said.err
+    said = call("calibrate", "gem", "--out", "x")
+    assert (said.code, said.err) == (2, "gem: there is no such kernel model; did you mean 'gemm'?\n")

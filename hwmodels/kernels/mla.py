@@ -1,0 +1,98 @@
+"""Multi-head latent attention (DeepSeek-V2, 2024) of TensorRT-LLM: prefill and decode; formulas in `attention`.
+
+Prefill works on keys of 192 and values of 128 per head, expanded from the latent cache, so that every head has its own:
+    FLOPs = 2 · pairs · heads · (192 + 128),  bytes = Q + O + expanded K + V in bf16 + the latent of 576 as cached
+Decode absorbs the expansion into the query, so that all heads share one latent of 576 values (512 of them the value):
+    FLOPs = 2 · length · heads · (576 + 512), bytes = length · 576 in the cache's dtype + Q + O
+Inferred from the measurements: A100 and L40S take the same time for bf16 and fp8 caches (median ratio 1.00) and grow
+with length as if a request were never divided; H100 and B200 take half the time for fp8, B200 less than its bf16
+peak allows, so they compute in fp8, and divide. On a datasheet the peak of one SM tells them apart
+(asynchronous matrix products). `num_heads` is that of one GPU; `tp_size` changes nothing beyond it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwmodels.datasheet import Datasheet
+from hwmodels.kernels.attention import DECODE, PREFILL, Attention, Decode, Prefill, _named, _number, peaks, widths
+from hwmodels.kernels.base import Columns
+from hwmodels.operators import Array
+
+LATENT, ROTARY, KEY, VALUE = 512.0, 64.0, 192.0, 128.0
+ASYNC_FLOP_PER_S = (
+    5e12  # bf16 peak of an SM, above which its matrix products are asynchronous: A100 2.9, H100 7.5 TFLOP/s
+)
+
+
+class Mla(Attention):
+    """What prefill and decode share."""
+
+    dtypes = ("mla_dtype", "kv_cache_dtype")
+
+    def group(self, rows: Columns) -> np.ndarray:
+        kinds = np.full(len(rows["framework"]), "mla", dtype=object)
+        return _named(rows["framework"], kinds, *(rows[name] for name in self.dtypes))
+
+
+class Context(Mla):
+    """Prefill attention over `isl` tokens."""
+
+    name = table = "mla_context"
+    sizes = ("batch_size", "isl", "num_heads")
+    columns = ("framework", *sizes, "mla_dtype", "kv_cache_dtype")
+    shape = sizes
+    parameters = PREFILL
+
+    def work(self, rows: Columns, sheet: Datasheet) -> Prefill:
+        batch, length, heads = (_number(rows, name) for name in self.sizes)
+        tokens = batch * length
+        return Prefill(
+            batch,
+            length,
+            length,
+            heads,
+            np.ones_like(length),
+            np.full_like(length, (KEY + VALUE) / 2),
+            peaks(rows["mla_dtype"], sheet),
+            query_bytes=2 * tokens * heads * (KEY + VALUE),
+            kv_bytes=tokens * (2 * heads * (KEY + VALUE) + (LATENT + ROTARY) * _cache(rows, sheet)),
+        )
+
+
+class Generation(Mla):
+    """Decode attention over `step` cached tokens and the new one."""
+
+    name = table = "mla_generation"
+    sizes = ("batch_size", "step", "num_heads")
+    columns = ("framework", *sizes, "mla_dtype", "kv_cache_dtype")
+    shape = sizes
+    parameters = DECODE
+
+    def work(self, rows: Columns, sheet: Datasheet) -> Decode:
+        batch, step, heads = (_number(rows, name) for name in self.sizes)
+        return Decode(
+            units=batch,
+            shared=heads,
+            length=step + 1,
+            dim=np.full_like(step, LATENT + ROTARY / 2),
+            peak_flop_per_s=peaks(rows["kv_cache_dtype"] if _asynchronous(sheet) else rows["mla_dtype"], sheet),
+            token_bytes=(LATENT + ROTARY) * _cache(rows, sheet),
+            passes=np.ones_like(step),
+            query_bytes=2 * batch * heads * (2 * LATENT + ROTARY),
+            divides=_asynchronous(sheet),
+        )
+
+
+def _asynchronous(sheet: Datasheet) -> bool:
+    return sheet.peak("bf16") / sheet.sms > ASYNC_FLOP_PER_S
+
+
+def _cache(rows: Columns, sheet: Datasheet) -> Array:
+    """Bytes per value that the kernel reads from the cache."""
+    if not _asynchronous(sheet):
+        return np.full(len(rows["kv_cache_dtype"]), 2.0)
+    return widths(rows["kv_cache_dtype"])
+
+
+KERNELS = (Context(), Generation())

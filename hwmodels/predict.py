@@ -1,0 +1,129 @@
+"""Answering rows of a measured table from the fitted kernel models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from hwmodels.datasheet import Datasheet, datasheet, datasheet_names
+from hwmodels.errors import PlatformError
+from hwmodels.kernels import Kernel, kernels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FITTED = Path(__file__).parent / "fitted"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Parameters of a kernel model. groups: group -> {"prior": values, "devices": {device: values}}."""
+
+    kernel: str
+    data_sha256: str
+    groups: dict[str, dict[str, Any]]
+
+    def values(self, kernel: Kernel, group: str, sheet: Datasheet) -> tuple[dict[str, float], str] | None:
+        """(parameters for this group on this device, where they are from); None if no group can stand in.
+
+        A device that was not measured takes the parameters of one of its architecture, else the prior over all.
+        """
+        name: str | None = group
+        if group not in self.groups:
+            name = kernel.fallback(group, sorted(self.groups))
+            if name is None or name not in self.groups:
+                return None
+        assert name is not None
+        stand_in = "" if name == group else f", by those of {name}"
+        devices: dict[str, dict[str, float]] = self.groups[name]["devices"]
+        kin = [device for device in devices if datasheet(device).architecture == sheet.architecture]
+        for device in [sheet.name] if sheet.name in devices else kin[:1]:
+            return devices[device], f"fitted on {device}{stand_in}"
+        return self.groups[name]["prior"], f"prior over measured devices{stand_in}"
+
+
+@cache
+def fitted(name: str) -> Fitted:
+    """The shipped parameters of a kernel model. Raises PlatformError if it was not fitted."""
+    path = FITTED / f"{name}.yaml"
+    if not path.is_file():
+        raise PlatformError(f"kernel model '{name}' has no fitted parameters in {FITTED.name}/.")
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return Fitted(content["kernel"], content["data_sha256"], content["groups"])
+
+
+def tables() -> list[str]:
+    """Names of the tables that can be answered."""
+    return sorted({kernel.table for kernel in kernels().values()})
+
+
+def table_of(columns: list[str]) -> list[str]:
+    """The tables whose inputs all stand in these columns, those that need most of them first."""
+    fitting = [kernel for kernel in kernels().values() if set(kernel.columns) <= set(columns)]
+    most = max((len(kernel.columns) for kernel in fitting), default=0)
+    return sorted({kernel.table for kernel in fitting if len(kernel.columns) == most})
+
+
+def predict(frame: pd.DataFrame, table: str, sheets: Mapping[str, Datasheet] | None = None) -> pd.DataFrame:
+    """`frame` with a column of predicted seconds for each target of the table, `origin` and `reason`.
+
+    sheets: datasheets of the caller's own by name of the system, before the presets. A row that cannot be answered
+    has no prediction and says why in `reason`. Raises PlatformError for an unknown table or missing columns.
+    """
+    found = [kernel for kernel in kernels().values() if kernel.table == table]
+    if not found:
+        raise PlatformError(f"there is no kernel model for table '{table}' (there are: {', '.join(tables())}).")
+    needed = dict.fromkeys(("system", *(name for kernel in found for name in kernel.columns)))
+    missing = [name for name in needed if name not in frame]
+    if missing:
+        raise PlatformError(f"column '{missing[0]}' is missing; table '{table}' needs {', '.join(needed)}.")
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    out = frame.copy()
+    reasons = np.full(len(frame), "", dtype=object)
+    origins = np.full(len(frame), "", dtype=object)
+    for kernel in found:
+        seconds, origins, reasons = _answers(kernel, columns, dict(sheets or {}))
+        out[f"{kernel.name}_s"] = seconds
+    out["origin"] = origins
+    out["reason"] = reasons
+    return out
+
+
+def _answers(
+    kernel: Kernel, columns: dict[str, np.ndarray], sheets: dict[str, Datasheet]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds, their origin, and why there are none, per row."""
+    count = len(columns["system"])
+    seconds = np.full(count, np.nan)
+    origins, reasons = np.full(count, "", dtype=object), np.full(count, "", dtype=object)
+    parameters = fitted(kernel.name)
+    systems = columns["system"].astype(str)
+    for system in sorted(set(systems.tolist())):
+        mine = np.flatnonzero(systems == system)
+        sheet = sheets.get(system) or (datasheet(system) if system in datasheet_names() else None)
+        if sheet is None:
+            reasons[mine] = f"there is no datasheet of '{system}' (there are: {', '.join(datasheet_names())})"
+            continue
+        rows = {name: values[mine] for name, values in columns.items()}
+        why = kernel.reason(rows, sheet)
+        reasons[mine] = why
+        good = np.flatnonzero(why == "")
+        rows = {name: values[good] for name, values in rows.items()}
+        groups = kernel.group(rows) if len(good) else np.array([])
+        for group in sorted(set(groups.tolist())):
+            chosen = np.flatnonzero(groups == group)
+            place = mine[good[chosen]]
+            found = parameters.values(kernel, group, sheet)
+            if found is None:
+                reasons[place] = f"no measurement of {group} or of anything like it"
+                continue
+            part = {name: values[chosen] for name, values in rows.items()}
+            seconds[place] = kernel.seconds(part, sheet, found[0])
+            origins[place] = found[1]
+    return seconds, origins, reasons
