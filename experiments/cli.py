@@ -28,6 +28,12 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(f"{message.strip().rstrip('.')}; see '{self.prog} --help'.")
 
 
+def _printing(command: argparse.ArgumentParser, as_json: str) -> None:
+    """The switches of commands that show how far they are."""
+    command.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors, and JSON if asked for")
+    command.add_argument("--json", action="store_true", help=as_json)
+
+
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command line."""
     top = _Parser(
@@ -45,8 +51,7 @@ def parser() -> argparse.ArgumentParser:
     overrides.completer = _complete  # type: ignore[attr-defined]
     run.add_argument("-m", "--multirun", action="store_true", help="run every combination of listed values")
     run.add_argument("--dry-run", action="store_true", help="print the configuration, and what it would take")
-    run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    run.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _printing(run, "print the summary as JSON")
 
     sweep = commands.add_parser("sweep", help="simulate every combination, on all cores, resumable")
     overrides = sweep.add_argument(
@@ -57,8 +62,7 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     sweep.add_argument("--batches", type=int, default=8, metavar="N", help="jobs, for hydra/launcher=NAME (default: 8)")
     sweep.add_argument("--dry-run", action="store_true", help="print the configuration, and what it would take")
-    sweep.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    sweep.add_argument("--json", action="store_true", help="print what was done as JSON")
+    _printing(sweep, "print what was done as JSON")
 
     search = commands.add_parser("search", help="look for the best points of a space (Optuna), resumable")
     overrides = search.add_argument(
@@ -76,8 +80,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
     search.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/search/<name>)")
     search.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
-    search.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    search.add_argument("--json", action="store_true", help="print the best points as JSON")
+    _printing(search, "print the best points as JSON")
 
     figure = commands.add_parser("figure", help="draw a named figure (moesim list figures), running what it needs")
     figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
@@ -86,8 +89,7 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     text = "draw from this run or sweep folder, and run nothing; may be repeated"
     figure.add_argument("--from", dest="sources", action="append", default=[], metavar="FOLDER", help=text)
-    figure.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    figure.add_argument("--json", action="store_true", help="print what was written as JSON")
+    _printing(figure, "print what was written as JSON")
 
     replay = commands.add_parser("replay", help="hits and misses of a cache policy on a trace, without time")
     replay.add_argument("trace", metavar="TRACE", help="name of a shipped trace, or a path")

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import MISSING
 
 from hwmodels.errors import PlatformError
-from hwmodels.roofline import FALLBACK
+from hwmodels.roofline import widened_peak
 from hwmodels.strict import strict
 
 FOLDER = Path(__file__).parent / "devices"
@@ -53,16 +53,8 @@ class Datasheet:
         return sheet
 
     def peak(self, dtype: str) -> float:
-        """Dense peak in `dtype`, or in the first wider one that the device has (hwmodels.roofline.FALLBACK).
-
-        Raises PlatformError if there is none.
-        """
-        name: str | None = dtype
-        while name is not None:
-            if name in self.peak_flop_per_s:
-                return self.peak_flop_per_s[name]
-            name = FALLBACK.get(name)
-        raise PlatformError(f"{self.name} has no peak_flop_per_s for {dtype} nor for a wider dtype.")
+        """Dense peak in `dtype`, or in the first wider one that the device has. Raises PlatformError if none."""
+        return widened_peak(self.peak_flop_per_s, dtype, self.name)
 
 
 def datasheet_names() -> list[str]:

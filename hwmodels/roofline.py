@@ -1,5 +1,7 @@
 """How long an operation takes: the roofline (Williams, Waterman and Patterson, CACM 2009) plus a constant."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from hwmodels.device import Device
@@ -27,12 +29,20 @@ def peak_flop_per_s(device: Device, dtype: str) -> float:
 
     Raises PlatformError if there is none.
     """
+    return widened_peak(device.peak_flop_per_s, dtype, f"device '{device.name}'")
+
+
+def widened_peak(peaks: Mapping[str, float], dtype: str, owner: str) -> float:
+    """The entry of `peaks` for `dtype`, or for the first dtype along FALLBACK that there is.
+
+    Raises PlatformError naming the owner if there is none.
+    """
     name: str | None = dtype
     while name is not None:
-        if name in device.peak_flop_per_s:
-            return device.peak_flop_per_s[name]
+        if name in peaks:
+            return peaks[name]
         name = FALLBACK.get(name)
-    raise PlatformError(f"device '{device.name}' has no peak_flop_per_s for {dtype} nor for a wider dtype.")
+    raise PlatformError(f"{owner} has no peak_flop_per_s for {dtype} nor for a wider dtype.")
 
 
 def time_s(work: Work, device: Device) -> Array:
