@@ -96,7 +96,7 @@ class Runner:
                     yield run_batch([task], journal)
         elif todo:
             if self._pool is None:
-                self._pool = self._stack.enter_context(_pool(self._folder, min(self._workers, len(todo))))
+                self._pool = self._stack.enter_context(_pool(self._folder, self._workers))
             yield from _on_pool(self._pool, todo, min(self._workers, len(todo)))
 
     def __enter__(self) -> Runner:
