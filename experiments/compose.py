@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +58,6 @@ def chosen(overrides: Sequence[str] = ()) -> dict[str, str]:
     with search_path(overrides) as (rewritten, sources):
         made = _compose(rewritten, list(overrides), sources, with_hydra=True).hydra.runtime.choices
         return {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
-
-
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep, in order: every combination of the values of `axes`."""
-    return [list(run) for run in product(*axes(overrides).values())]
 
 
 def axes(overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from experiments.sweep.identity import point_id
 from experiments.sweep.journal import entries
 from experiments.sweep.points import Composer, Point, check_ranges
 from experiments.sweep.runner import Progress, Runner, Task
-from experiments.sweep.sweep import SWEEP_FILES, open_folder, sweep_folder, write_tables
+from experiments.sweep.sweep import SWEEP_FILES, open_folder, sweep_folder, tables_on_stop, write_tables
 from experiments.sweep.tables import write_file
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def search(
     open_folder(folder, overrides, [composer.first], (*SWEEP_FILES, BEST))
     identified: list[tuple[Point, str]] = []
     overall = Progress(trials)
-    with Runner(folder, workers) as runner:
+    with tables_on_stop(folder, identified), Runner(folder, workers) as runner:
         while len(identified) < trials:
             asked = [study.ask() for _ in range(min(batch, trials - len(identified)))]
             points = [composer.point(trial.number, [draw(trial) for draw in suggest]) for trial in asked]

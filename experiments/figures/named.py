@@ -18,8 +18,8 @@ from experiments.figures.kinds import KINDS, Drawing
 from experiments.run import MARK, plain, run_config, write_result, write_table
 from experiments.sweep.identity import point_id
 from experiments.sweep.points import Point, points
-from experiments.sweep.runner import Progress, Task, run_tasks
-from experiments.sweep.sweep import Report, open_folder, write_tables
+from experiments.sweep.runner import Progress
+from experiments.sweep.sweep import run_points
 
 WORK = Path("runs") / "figures"
 
@@ -90,7 +90,7 @@ def prepare(
         folders, reused = _run_folders(listed, WORK / name / "runs", report)
     else:
         parts = [" ".join(part) for part in definition.overrides(extra)]
-        done = _sweep(parts, listed, WORK / name / "sweep", workers, report)
+        done = run_points(parts, listed, WORK / name / "sweep", workers, report)
         if done.failures:
             number, why = next(iter(done.failures.items()))
             lost = f"{len(done.failures)} of its {done.total} runs failed, the first ({number})"
@@ -104,20 +104,6 @@ def _listed(definition: Definition, extra: Sequence[str]) -> list[Point]:
     """The points of all sweeps, numbered as one."""
     found = [point for part in definition.overrides(list(extra)) for point in points(part)]
     return [Point(number, p.overrides, p.config, p.choices) for number, p in enumerate(found)]
-
-
-def _sweep(
-    overrides: Sequence[str],
-    listed: Sequence[Point],
-    folder: Path,
-    workers: int | None,
-    report: Callable[[Progress], None],
-) -> Report:
-    """As `experiments.sweep.sweep`, for points of several sweeps in one folder."""
-    open_folder(folder, overrides, listed)
-    identified = [(point, point_id(point.config)) for point in listed]
-    progress = run_tasks([Task(identity, point.config) for point, identity in identified], folder, workers, report)
-    return write_tables(folder, identified, progress)
 
 
 def _run_folders(listed: Sequence[Point], folder: Path, report: Callable[[Progress], None]) -> tuple[list[Path], int]:

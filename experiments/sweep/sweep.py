@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,19 +66,39 @@ def sweep(
     """
     listed = points(overrides)
     folder = folder or sweep_folder(listed[0].config["name"])
+    return run_points(overrides, listed, folder, workers, report, launcher, batches)
+
+
+def run_points(
+    overrides: Sequence[str],
+    listed: Sequence[Point],
+    folder: Path,
+    workers: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    launcher: Sequence[str] = (),
+    batches: int = 8,
+) -> Report:
+    """As `sweep`, for points that are composed already; `overrides` only tell a reader of the folder what they are."""
     open_folder(folder, overrides, listed)
     identified = [(point, point_id(point.config)) for point in listed]
     tasks = [Task(identity, point.config) for point, identity in identified]
-    try:
+    with tables_on_stop(folder, identified):
         if launcher:
             progress = on_launcher(tasks, folder, launcher, batches, report)
         else:
             progress = run_tasks(tasks, folder, workers, report)
-    except (KeyboardInterrupt, SweepError):
-        with suppress(OSError):  # the tables of what is finished, if there is room for them
-            write_tables(folder, identified, Progress(len(tasks)))
-        raise
     return write_tables(folder, identified, progress)
+
+
+@contextmanager
+def tables_on_stop(folder: Path, identified: Sequence[tuple[Point, str]]) -> Iterator[None]:
+    """Should what is done here have to stop, write the tables of what is finished, if there is room for them."""
+    try:
+        yield
+    except (KeyboardInterrupt, SweepError):
+        with suppress(OSError):
+            write_tables(folder, identified, Progress(len(identified)))
+        raise
 
 
 def open_folder(

@@ -23,6 +23,7 @@ kernel for plain multi-head attention); FlashAttention 2 shares the cache among 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,8 +171,9 @@ class Attention(Kernel):
     sizes: tuple[str, ...]
     dtypes: tuple[str, str] = ("attn_dtype", "kv_cache_dtype")
 
+    @abstractmethod
     def work(self, rows: Columns, sheet: Datasheet) -> Prefill | Decode:
-        raise NotImplementedError
+        """What the rows ask for, in operations, bytes and blocks."""
 
     def seconds(self, rows: Columns, sheet: Datasheet, values: Values) -> Array:
         work = self.work(rows, sheet)

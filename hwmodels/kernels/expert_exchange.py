@@ -16,6 +16,7 @@ parallelism. Fp8 carries a scale per 128 values, 4-bit a byte per 16. It is Hock
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,9 @@ class Exchange(Kernel):
         _, _, _, near, far, message, _ = self._traffic(rows)
         return np.asarray(np.maximum(near * message / sheet.peer_bytes_per_s, far * message / sheet.node_bytes_per_s))
 
+    @abstractmethod
     def _traffic(self, rows: Columns) -> tuple[Any, ...]:
         """Tokens of a GPU, experts, nodes; messages within the node and beyond; bytes of one; messages in all."""
-        raise NotImplementedError
 
 
 TARGETS = {"latency": 1e-6}  # to seconds

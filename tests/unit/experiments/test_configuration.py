@@ -9,10 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import schema
-from experiments.compose import CONF, choices, chosen, compose_config, expand
+from experiments.compose import CONF, choices, chosen, compose_config
 from experiments.explain import ConfigError
 from experiments.policy import make_policy
 from experiments.run import config_hash, scenario_from_config
+from experiments.sweep.points import points
 from hwmodels import Platform
 from simulator.model import ModelSpec
 from simulator.plan import Workload
@@ -146,29 +147,29 @@ def test_a_model_of_ones_own_may_build_on_a_shipped_one(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_every_combination_in_order() -> None:
-    assert expand(["seed=1,2", "policy/cache=lru,lfu"]) == [
-        ["seed=1", "policy/cache=lru"],
-        ["seed=1", "policy/cache=lfu"],
-        ["seed=2", "policy/cache=lru"],
-        ["seed=2", "policy/cache=lfu"],
+    assert [point.overrides for point in points(["seed=1,2", "policy/cache=lru,lfu"])] == [
+        ("seed=1", "policy/cache=lru"),
+        ("seed=1", "policy/cache=lfu"),
+        ("seed=2", "policy/cache=lru"),
+        ("seed=2", "policy/cache=lfu"),
     ]
 
 
 def test_a_sweep_takes_files_of_ones_own(tmp_path: Path) -> None:
     copy = tmp_path / "p.yaml"
     copy.write_text((CONF / "platform" / "rtx_3090.yaml").read_text().replace("name: rtx_3090", "name: mine"))
-    runs = expand([f"platform=rtx_3060,{copy}"])
-    assert [compose_config(run).platform.name for run in runs] == ["rtx_3060", "mine"]
+    listed = points([f"platform=rtx_3060,{copy}"])
+    assert [point.config["platform"]["name"] for point in listed] == ["rtx_3060", "mine"]
 
 
 def test_an_experiment_may_bring_its_sweep_and_the_command_line_narrows_it() -> None:
-    assert len(expand(["experiment=cache_size"])) == 16  # 4 policies x 4 sizes
-    runs = expand(["experiment=cache_size", "cache_gib=3"])
-    assert [run[-1] for run in runs] == [f"policy/cache={name}" for name in ("lru", "lfu", "s3fifo", "belady")]
+    assert len(points(["experiment=cache_size"])) == 16  # 4 policies x 4 sizes
+    listed = points(["experiment=cache_size", "cache_gib=3"])
+    assert [point.overrides[-1] for point in listed] == [
+        f"policy/cache={name}" for name in ("lru", "lfu", "s3fifo", "belady")
+    ]
 
 
 def test_an_error_in_any_combination_is_found_by_composing_it() -> None:
-    good, bad = expand(["policy/cache=lru,lruu"])
-    assert compose_config(good).policy.cache
     with pytest.raises(ConfigError, match="policy/cache=lruu: there is no such choice"):
-        compose_config(bad)
+        points(["policy/cache=lru,lruu"])

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.compose import choices, compose_config, expand
+from experiments.compose import axes, choices, compose_config
 from experiments.run import plain, run_config
 from experiments.sweep import sweep
 from experiments.sweep.identity import point_id
@@ -71,7 +72,7 @@ SWEPT = {
 def test_a_point_has_the_configuration_that_hydra_composes(keys: tuple[str, ...]) -> None:
     overrides = [f"{key}={SWEPT[key]}" for key in keys]
     listed = points(overrides)
-    assert [list(point.overrides) for point in listed] == expand(overrides)
+    assert [point.overrides for point in listed] == list(product(*axes(overrides).values()))
     for point in random.Random(1).sample(listed, min(3, len(listed))):
         assert point.config == plain(compose_config(point.overrides)), point.overrides
 
