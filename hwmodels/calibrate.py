@@ -1,9 +1,18 @@
-"""Fitting every kernel model to the shipped measurements, with its error on shapes and devices that it never saw."""
+"""Fitting every kernel model to the shipped measurements, with its error on shapes and devices that it never saw.
+
+A fitted file holds, for each group, parameters as names and values, and these as lists in the order of
+`Kernel.parameters`:
+    draws        "prior" and device -> parameters of the bootstrap, one list a draw; the n-th draws belong together
+    held_out     device -> one list a fold: fitted without the shapes of that fold
+    left_out     device -> fitted without that device
+    model_error  device -> `fit.model_error` on unseen shapes ("shape") and from the other devices ("left_out")
+`errors` are those of held_out and left_out, which anybody can work out again (`judged`).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +21,26 @@ import numpy as np
 import yaml
 
 from hwmodels.datasheet import datasheet
-from hwmodels.fit import Sample, errors, fit_group, held_out, left_out, samples
+from hwmodels.errors import PlatformError
+from hwmodels.fit import (
+    Sample,
+    draws,
+    errors,
+    fit_group,
+    fold_fits,
+    held_out,
+    left_out,
+    model_error,
+    other_fits,
+    samples,
+)
 from hwmodels.kernels import Kernel, kernels
 from hwmodels.predict import FITTED
+from hwmodels.rival import Rival
 
 MEASUREMENTS = Path(__file__).parent / "measurements"
 DIGITS = 5  # of fitted parameters
+DRAWN_DIGITS = 4  # of those of the bootstrap
 
 
 def data_digest(table: str) -> str:
@@ -38,8 +61,9 @@ def load(kernel: Kernel) -> dict[str, list[Sample]]:
 def calibrate(names: Sequence[str], workers: int = 1, say: Callable[[str], None] = lambda text: None) -> list[Any]:
     """What is shipped of kernel models: parameters by group and device, the data's digest, the error table.
 
-    errors: a row for each group and device with its errors on unseen shapes (`shape`), and predicted from the other
-    devices (`left_out`, where there are others). workers: processes, a group at a time.
+    errors: a row for each group and device with its errors on unseen shapes (`shape`), those of the plain roofline
+    (`rival`), and predicted from the other devices (`left_out`, where there are others). workers: processes, a group
+    at a time; the result does not depend on their number.
     """
     todo = [(name, group) for name in names for group in load(kernels()[name])]
     found: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
@@ -60,92 +84,119 @@ def calibrate(names: Sequence[str], workers: int = 1, say: Callable[[str], None]
 
 def calibrate_group(name: str, group: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(parameters, rows of the error table) of one group of a kernel model."""
+    from threadpoolctl import threadpool_limits
+
     kernel = kernels()[name]
     data = load(kernel)[group]
-    prior, own = fit_group(kernel, data)
-    values = {"prior": _short(prior), "devices": {device: _short(found) for device, found in own.items()}}
-    unseen_shapes, unseen_device = held_out(kernel, data), left_out(kernel, data)
+    with threadpool_limits(1):
+        prior, own = fit_group(kernel, data)
+        drawn_priors, drawn = draws(kernel, data, prior, own, f"{name}/{group}")
+        folds = {device: [_short(fit) for fit in fits] for device, fits in fold_fits(kernel, data).items()}
+        others = {device: _short(fit) for device, fit in other_fits(kernel, data).items()}
+        rival = Rival(kernel)
+        beaten = held_out(rival, [rival.sample(sample) for sample in data])
+    judged = {"shape": held_out(kernel, data, folds), "left_out": left_out(kernel, data, others)}
+    values = {
+        "prior": _short(prior),
+        "devices": {device: _short(found) for device, found in own.items()},
+        "draws": {name: [_listed(kernel, fit, DRAWN_DIGITS) for fit in fits] for name, fits in drawn.items()}
+        | {"prior": [_listed(kernel, fit, DRAWN_DIGITS) for fit in drawn_priors]},
+        "held_out": {device: [_listed(kernel, fit) for fit in fits] for device, fits in folds.items()},
+        "left_out": {device: _listed(kernel, fit) for device, fit in others.items()},
+        "model_error": {sample.sheet.name: _model_errors(kernel, sample, judged) for sample in data},
+    }
     table: list[dict[str, Any]] = []
     for sample in data:
         device = sample.sheet.name
-        row: dict[str, Any] = {"group": group, "device": device, "shape": _rounded(unseen_shapes[device])}
-        if device in unseen_device:
-            row["left_out"] = _rounded(unseen_device[device])
-        table.append(row)
+        row: dict[str, Any] = {"group": group, "device": device}
+        row |= {kind: _rounded(ratios[device]) for kind, ratios in judged.items() if device in ratios}
+        table.append(row | {"rival": _rounded(beaten[device])})
     return values, table
+
+
+def judged(content: Mapping[str, Any]) -> Iterator[tuple[str, Sample, np.ndarray]]:
+    """(group, sample, predicted over measured by the fit without each row's shape) of every device in a fitted file.
+
+    Nothing is fitted. Raises PlatformError if the file does not belong to this model or to these measurements.
+    """
+    kernel = kernels()[content["kernel"]]
+    if content["data_sha256"] != data_digest(kernel.table):
+        raise PlatformError(f"{kernel.name}: fitted to other measurements of '{kernel.table}'; run moesim calibrate.")
+    for group, data in load(kernel).items():
+        stored = content["groups"].get(group, {})
+        fits = {device: [named(kernel, fit) for fit in folds] for device, folds in stored.get("held_out", {}).items()}
+        if set(fits) != {sample.sheet.name for sample in data} or list(stored["prior"]) != list(kernel.parameters):
+            raise PlatformError(
+                f"{kernel.name}: the parameters of {group} are not of this model; run moesim calibrate."
+            )
+        ratios = held_out(kernel, data, fits)
+        yield from ((group, sample, ratios[sample.sheet.name]) for sample in data)
+
+
+def named(kernel: Kernel, values: Sequence[float]) -> dict[str, float]:
+    """Parameters from a list in their order."""
+    return dict(zip(kernel.parameters, values, strict=True))
 
 
 def write(content: dict[str, Any], folder: Path = FITTED) -> Path:
     """Write what `calibrate` gave as YAML; the same content gives the same bytes."""
     path = folder / f"{content['kernel']}.yaml"
-    head = "# Written by `moesim calibrate`; parameters are dimensionless or in seconds, errors are fractions.\n"
-    path.write_text(head + yaml.safe_dump(content, sort_keys=False, width=120), encoding="utf-8")
+    head = "# Written by `moesim calibrate`; parameters: dimensionless, seconds or cycles; errors: fractions.\n"
+    path.write_text(head + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=160), encoding="utf-8")
     return path
 
 
-def _short(values: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.{DIGITS}g}") for name, value in values.items()}
+def read(folder: Path = FITTED) -> list[dict[str, Any]]:
+    """What `write` wrote there. Raises PlatformError if there is nothing, or a file is no fitted model."""
+    paths = [path for name in kernels() if (path := folder / f"{name}.yaml").is_file()]
+    if not paths:
+        raise PlatformError(f"{folder}: there is no fitted kernel model here; run moesim calibrate.")
+    found = []
+    for path in paths:
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            raise PlatformError(f"{path}: this is not YAML ({str(error).splitlines()[0]}).") from error
+        missing = {"kernel", "data_sha256", "groups", "errors"} - set(content if isinstance(content, dict) else ())
+        if missing:
+            raise PlatformError(f"{path}: field '{min(missing)}' is missing; run moesim calibrate.")
+        for row in content["errors"]:
+            for kind in {"shape", "rival"} - set(row):
+                raise PlatformError(f"{path}: field 'errors' has no '{kind}' for {row['group']}; run moesim calibrate.")
+        found.append(content)
+    return found
+
+
+class _Listed(list[float]):
+    """Numbers on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    _Listed, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+)
+
+
+def _listed(kernel: Kernel, values: Mapping[str, float], digits: int = DIGITS) -> _Listed:
+    return _Listed(_short(values, digits)[name] for name in kernel.parameters)
+
+
+def _short(values: Mapping[str, float], digits: int = DIGITS) -> dict[str, float]:
+    return {name: float(f"{value:.{digits}g}") for name, value in values.items()}
 
 
 def _rounded(ratio: np.ndarray) -> dict[str, float]:
     return {name: value if name == "rows" else round(value, 4) for name, value in errors(ratio).items()}
 
 
-# ---- the table of the docs
-
-
-INTRODUCTION = """# Kernel times
-
-How long a GPU kernel takes is predicted by the models in `hwmodels/kernels`: rooflines with structure (tiles,
-waves, launches, cache), at most a dozen parameters for each engine and dtype, fitted to the kernels that
-NVIDIA measured for aiconfigurator ([source and licence](../hwmodels/measurements/README.md)). They answer
-rows of a table:
-
-```sh
-moesim ops predict rows.parquet --out answered.parquet
-moesim ops predict rows.csv --out answered.csv --device my_gpu.yaml    # a datasheet as in hwmodels/devices
-```
-
-A row needs the columns of the measured table that it belongs to, with `system` one of the datasheets.
-`origin` says whether the parameters were fitted on that device, on one of its architecture, or on all
-measured devices; a row that cannot be answered says why in `reason`. **Simulated runs do not use these models
-yet**; they use the fixed efficiencies of [fidelity.md](fidelity.md).
-
-The table is written by `moesim calibrate --report docs/kernels.md`. *Median*, *mean* and *p95* are of the
-absolute percentage error on shapes that the fit never saw (five folds); *bias* is the median's. *From
-datasheet* is the mean error on a device when only the other devices were fitted; a dash where no other device
-was measured. No row is left out. The structure of the models was chosen by looking at these data, so errors
-on other data may be larger. Where the last column is above 20 %, do not trust a device that was not measured.
-"""
-
-
-def report(contents: list[dict[str, Any]]) -> str:
-    """Markdown page: per device, engine, operator and dtype the errors on unseen shapes and from the datasheet."""
-    lines = [
-        INTRODUCTION,
-        "| operator | engine, dtype | device | rows | median | mean | p95 | bias | from datasheet, mean |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for content in contents:
-        for row in content["errors"]:
-            shape, other = row["shape"], row.get("left_out")
-            cells = [f"{100 * shape[name]:.1f} %" for name in ("median", "mean", "p95")]
-            bias = f"{100 * shape['bias']:+.1f} %"
-            unseen = f"{100 * other['mean']:.1f} %" if other else "-"
-            cells = [content["kernel"], row["group"], row["device"], f"{shape['rows']:,}", *cells, bias, unseen]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append(_total(content))
-    return "\n".join(lines)
-
-
-def _total(content: dict[str, Any]) -> str:
-    """The mean over all rows of an operator."""
-    rows = content["errors"]
-    count = sum(row["shape"]["rows"] for row in rows)
-    mean = sum(row["shape"]["mean"] * row["shape"]["rows"] for row in rows) / count
-    unseen = [row for row in rows if "left_out" in row]
-    other = sum(row["left_out"]["mean"] * row["left_out"]["rows"] for row in unseen) / max(
-        1, sum(row["left_out"]["rows"] for row in unseen)
-    )
-    cells = [f"**{content['kernel']}**", "all", "all", f"{count:,}", "", f"**{100 * mean:.1f} %**", "", ""]
-    return f"| {' | '.join(cells)} | **{100 * other:.1f} %** |"
+def _model_errors(kernel: Kernel, sample: Sample, judged: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    found = {}
+    for kind, ratios in judged.items():
+        if sample.sheet.name in ratios:
+            numbers = model_error(kernel, sample, ratios[sample.sheet.name])
+            found[kind] = {name: round(value, 4) for name, value in numbers.items()}
+    return found

@@ -14,6 +14,7 @@ import yaml
 from hwmodels.datasheet import Datasheet, datasheet, datasheet_names
 from hwmodels.errors import PlatformError
 from hwmodels.kernels import Kernel, kernels
+from hwmodels.likeness import likeness, mean_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,20 +33,61 @@ class Fitted:
     def values(self, kernel: Kernel, group: str, sheet: Datasheet) -> tuple[dict[str, float], str] | None:
         """(parameters for this group on this device, where they are from); None if no group can stand in.
 
-        A device that was not measured takes the parameters of one of its architecture, else the prior over all.
+        A device that was not measured takes the parameters of one of its architecture, else the means of those of all
+        measured devices, which count by their likeness to it (`likeness`).
         """
+        place = self._place(kernel, group, sheet)
+        if place is None:
+            return None
+        name, shares = place
+        stand_in = "" if name == group else f", by those of {name}"
+        devices = self.groups[name]["devices"]
+        if len(shares) == 1:
+            (device,) = shares
+            return devices[device], f"fitted on {device}{stand_in}"
+        counted = ", ".join(f"{device} {100 * share:.0f} %" for device, share in shares.items())
+        return mean_values([devices[device] for device in shares], [*shares.values()]), f"from {counted}{stand_in}"
+
+    def drawn(self, kernel: Kernel, group: str, sheet: Datasheet, number: int) -> dict[str, float]:
+        """The same parameters as the `number`-th draw of the bootstrap has them; draws repeat when they run out.
+
+        Raises PlatformError if nothing can stand in for the group.
+        """
+        place = self._place(kernel, group, sheet)
+        if place is None:
+            raise PlatformError(f"no measurement of {group} or of anything like it.")
+        name, shares = place
+        found = []
+        for device in shares:
+            draws = self.groups[name]["draws"][device]
+            found.append(dict(zip(kernel.parameters, draws[number % len(draws)], strict=True)))
+        return mean_values(found, [*shares.values()])
+
+    def spread(self, group: str, sheet: Datasheet) -> float:
+        """Standard deviation of the logarithm of predicted over true time of one shape, beyond the parameters'.
+
+        Of a measured device: that between shapes the fit never saw. Of another: the mean, over the devices of the
+        group, of what the others' parameters miss, spread and bias together; without others, twice the former.
+        """
+        found: dict[str, dict[str, dict[str, float]]] = self.groups[group]["model_error"]
+        if sheet.name in found:
+            return found[sheet.name]["shape"]["between"]
+        unseen = [np.hypot(e["left_out"]["between"], e["left_out"]["bias"]) for e in found.values() if "left_out" in e]
+        return float(np.mean(unseen or [2 * error["shape"]["between"] for error in found.values()]))
+
+    def _place(self, kernel: Kernel, group: str, sheet: Datasheet) -> tuple[str, dict[str, float]] | None:
+        """(group, device -> by what share its parameters count) to be used."""
         name: str | None = group
         if group not in self.groups:
             name = kernel.fallback(group, sorted(self.groups))
             if name is None or name not in self.groups:
                 return None
         assert name is not None
-        stand_in = "" if name == group else f", by those of {name}"
-        devices: dict[str, dict[str, float]] = self.groups[name]["devices"]
-        kin = [device for device in devices if datasheet(device).architecture == sheet.architecture]
-        for device in [sheet.name] if sheet.name in devices else kin[:1]:
-            return devices[device], f"fitted on {device}{stand_in}"
-        return self.groups[name]["prior"], f"prior over measured devices{stand_in}"
+        devices = self.groups[name]["devices"]
+        if sheet.name in devices:
+            return name, {sheet.name: 1.0}
+        kin = [device for device in devices if datasheet(device).architecture == sheet.architecture][:1]
+        return name, likeness(kernel, sheet, [datasheet(device) for device in kin or devices])
 
 
 @cache

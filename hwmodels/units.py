@@ -1,6 +1,6 @@
 """The one place where a quantity with a unit becomes an SI number.
 
-Units are told by names: a key which ends in `_bytes`, `_bytes_per_s`, `_s`, `_flop_per_s` or `_w` holds that
+Units are told by names: a key which ends in `_bytes`, `_bytes_per_s`, `_s`, `_flop_per_s`, `_hz` or `_w` holds that
 quantity, as a plain SI number or as text such as "900 GB/s". Bits (`Gb/s`) are refused: they are too easily
 taken for bytes. Decimal (kB, MB) and binary (KiB, MiB) prefixes follow IEC 80000-13.
 """
@@ -27,6 +27,7 @@ UNITS: dict[str, dict[str, Decimal]] = {
         name: Decimal(10) ** power
         for name, power in (("s", 0), ("ms", -3), ("us", -6), ("µs", -6), ("ns", -9), ("ps", -12))
     },
+    "hz": {f"{prefix}Hz": factor for prefix, factor in _SI.items()},
     "w": {"W": Decimal(1), "mW": Decimal("0.001"), "kW": Decimal(1000)},
 }
 """Unit (as written at the end of a key) -> spelling -> factor to the SI unit; longest names first.
@@ -37,6 +38,7 @@ _EXAMPLES = {
     "flop_per_s": "31.5 TFLOP/s",
     "bytes": "25 GiB",
     "s": "10 us",
+    "hz": "1980 MHz",
     "w": "170 W",
 }
 _SHOWN = {"flop_per_s": "FLOP/s"}  # of several spellings, the one to write
@@ -107,10 +109,12 @@ def unit_of_key(key: str) -> str | None:
 def convert_quantities(node: Any, field: str = "", unit: str | None = None) -> Any:
     """A copy of nested mappings and lists in which every text quantity is an SI number.
 
-    A mapping under a key with a unit passes the unit on to its values. Whole numbers of bytes become int.
-    Raises PlatformError naming the field.
+    A mapping under a key with a unit passes the unit on to its values; one under `origin` has the names of quantities
+    as keys, and none as values. Whole numbers of bytes become int. Raises PlatformError naming the field.
     """
     if isinstance(node, Mapping):
+        if field.rpartition(".")[2] == "origin":
+            return dict(node)
         return {
             key: convert_quantities(value, f"{field}.{key}".lstrip("."), unit_of_key(str(key)) or unit)
             for key, value in node.items()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from hwmodels.kernels.base import Kernel, Parameter, smooth_max
+from hwmodels.kernels.base import Communication, Kernel, Parameter, smooth_max
 
-__all__ = ["Kernel", "Parameter", "kernels", "smooth_max"]
+__all__ = ["Communication", "Kernel", "Parameter", "kernels", "smooth_max"]
 
 
 def kernels() -> dict[str, Kernel]:

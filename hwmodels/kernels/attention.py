@@ -6,15 +6,17 @@ KV head into one tile (vLLM's kernels), its rows are those of all g heads. With 
     block_s = 4 · dim / (peak / SMs · efficiency) + exp_s                                    one query row × one key
     compute = block_s · (rows · seen / SMs + wave · longest tile) + tile_s · n / SMs
     memory  = (traffic · (Q + O) + kv_traffic · (K + V)) at HBM's speed, what fits into L2 at L2's
-    seconds = launch_s + smooth_max(compute, memory, power)
+    seconds = launch_cycles / clock + smooth_max(compute, memory, power)
 Decode (split-KV: flash-decoding, Dao et al., 2023). A unit is one request × KV head (× query head if none shares);
 it is cut into parts of `chunk` cached tokens while SMs are idle. With length L' = smooth_max(L, keys):
     splits  = max(1, min(SMs / units, L' / chunk))
-    serial  = L' / splits · (token_s + bytes per token / stream)                             one block, alone
+    serial  = waves · L' / splits · (token_s + bytes per token / stream)                     one block, alone
     compute = 4 · dim · rows padded to 16 · L' · units / busy SMs / (peak / SMs · compute)
     memory  = cache + queries + outputs, at L2's speed if they fit into it, else at HBM's
-    fixed   = launch_s + (unit_s · units + head_s · query heads) / SMs + reduce_s · (1 - chunk / L')
+    fixed   = launch_cycles / clock + (unit_s · units + head_s · query heads) / SMs + reduce_s · (1 - chunk / L')
     seconds = fixed + smooth_max(smooth_max(compute, memory), serial)
+waves is units / SMs, rounded up, where a kernel never divides a unit, else 1. Launches, and what an SM draws from L2 or
+keeps in flight, are counted in cycles; what waits for memory, in seconds.
 Measurements repeat one call, and data read cyclically hardly hits an LRU cache that it outgrows, hence the cliff.
 Inferred from the measurements: beyond 32 query heads per KV head TensorRT-LLM's decode takes as long as reading the
 cache once per query head, and its times at one head per KV head are a curve of their own ("mmha" below, after its
@@ -48,7 +50,7 @@ VARIANTS = {  # part of kernel_source -> kernel, the first that fits
 }
 
 PREFILL = {
-    "launch_s": Parameter(1e-5, 1e-6, 1e-4, 0.3, "launch of the kernels; constant term of the latency-rate model"),
+    "launch_cycles": Parameter(2e4, 2e3, 2e5, 0.3, "launch of the kernels; constant term of the latency-rate model"),
     "compute": Parameter(0.6, 0.02, 1.0, 0.3, "share of peak FLOP/s of the products (roofline: Williams 2009)"),
     "exp_s": Parameter(2e-11, 1e-13, 1e-9, 0.3, "softmax per score and SM: exponentials (Shah 2024, FlashAttention-3)"),
     "tile_s": Parameter(2e-6, 1e-9, 1e-5, 0.5, "start and end of a tile per SM (NVIDIA performance guide)"),
@@ -57,16 +59,16 @@ PREFILL = {
     "wide": Parameter(0.1, 0.02, 10.0, 2.0, "loss for each 128 of head dim above 128: registers (FlashAttention-2)"),
     "traffic": Parameter(1.5, 1.0, 10.0, 0.3, "passes over queries and outputs: rotary, quantise (roofline bytes)"),
     "kv_traffic": Parameter(1.5, 1.0, 40.0, 0.5, "passes over keys and values: writes, dequantise (roofline bytes)"),
-    "l2_sm": Parameter(3e10, 5e9, 2e11, 0.3, "bytes/s from L2 per SM (Jia et al., Dissecting Volta, 2018)"),
+    "l2_cycle_bytes": Parameter(16.0, 3.0, 128.0, 0.3, "bytes/cycle from L2 per SM (Jia et al., Dissecting Volta)"),
     "power": Parameter(2.0, 1.0, 8.0, 0.3, "overlap of compute and memory: 1 none (smooth roofline)"),
 }
 DECODE = {
-    "launch_s": Parameter(8e-6, 1e-6, 1e-4, 0.3, "launch of the kernels; constant term of the latency-rate model"),
+    "launch_cycles": Parameter(1.5e4, 2e3, 2e5, 0.3, "launch of the kernels; constant term of the latency-rate model"),
     "memory": Parameter(0.8, 0.2, 1.0, 0.2, "share of memory bandwidth reached (roofline: Williams 2009)"),
-    "l2_sm": Parameter(3e10, 5e9, 2e11, 0.3, "bytes/s from L2 per SM (Jia et al., Dissecting Volta, 2018)"),
+    "l2_cycle_bytes": Parameter(16.0, 3.0, 128.0, 0.3, "bytes/cycle from L2 per SM (Jia et al., Dissecting Volta)"),
     "compute": Parameter(0.1, 0.002, 1.0, 0.5, "share of peak FLOP/s reached (roofline: Williams 2009)"),
     "token_s": Parameter(1e-8, 1e-10, 1e-6, 1.0, "latency of a cached token in one block (Little's law)"),
-    "stream": Parameter(3e10, 1e9, 1e12, 1.0, "bytes/s of one block alone: in flight / latency (Little's law)"),
+    "stream_cycle_bytes": Parameter(16.0, 0.5, 512.0, 1.0, "bytes per cycle of one block alone (Little's law)"),
     "chunk": Parameter(256.0, 16.0, 1e6, 1.0, "least cached tokens of a part (flash-decoding, Dao 2023)"),
     "keys": Parameter(64.0, 1.0, 512.0, 1.0, "cached tokens loaded at least: tile quantisation (NVIDIA guide)"),
     "unit_s": Parameter(1e-6, 1e-9, 1e-5, 0.5, "start and end of a block per SM (NVIDIA performance guide)"),
@@ -94,10 +96,10 @@ class Prefill:
         """Query-key pairs of one head of one prompt."""
         return np.asarray(self.window * (self.window + 1) / 2 + (self.length - self.window) * self.window)
 
-    def floor(self, sheet: Datasheet) -> Array:
-        """FLOPs over peak; bytes that cannot be in L2 over bandwidth."""
+    def demand(self) -> tuple[Array, Array]:
+        """FLOPs over peak; queries, keys, values and outputs once."""
         flops = 4 * self.dim * self.batch * self.heads * self.pairs()
-        return _floor(flops / self.peak_flop_per_s, self.query_bytes + self.kv_bytes, sheet)
+        return flops / self.peak_flop_per_s, self.query_bytes + self.kv_bytes
 
     def seconds(self, sheet: Datasheet, values: Values) -> Array:
         span = np.minimum(TILE / self.packed, self.length)  # tokens of a tile
@@ -117,7 +119,7 @@ class Prefill:
         near, far = _speeds(sheet, values, sheet.memory_read_bytes_per_s)
         inside = np.minimum(size, sheet.l2_bytes)
         memory = inside / near + (size - inside) / far
-        return np.asarray(values["launch_s"] + smooth_max(compute, memory, values["power"]))
+        return np.asarray(values["launch_cycles"] / sheet.clock_hz + smooth_max(compute, memory, values["power"]))
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ class Decode:
     def _cache_bytes(self) -> Array:
         return np.asarray(self.units / self.passes * self.length * self.token_bytes)
 
-    def floor(self, sheet: Datasheet) -> Array:
-        """FLOPs over peak; bytes that cannot be in L2 over bandwidth."""
+    def demand(self) -> tuple[Array, Array]:
+        """FLOPs over peak; the cache, queries and outputs once."""
         flops = 4 * self.dim * self.units * self.shared * self.length
-        return _floor(flops / self.peak_flop_per_s, self._cache_bytes() + self.query_bytes, sheet)
+        return flops / self.peak_flop_per_s, self._cache_bytes() + self.query_bytes
 
     def seconds(self, sheet: Datasheet, values: Values) -> Array:
         padded = smooth_max(self.length, values["keys"], 4.0)
@@ -154,11 +156,13 @@ class Decode:
         compute = each * self.units / np.minimum(self.units * splits, sheet.sms)
         near, far = _speeds(sheet, values, sheet.memory_read_bytes_per_s * values["memory"])
         cache = self._cache_bytes()
-        size = cache * padded / self.length + self.query_bytes
+        size = cache + self.query_bytes
         hit = 1 / (1 + (size / sheet.l2_bytes) ** CLIFF)
         memory = size * (hit / near + (1 - hit) / far) + cache * (self.passes - 1) / near
-        serial = padded / splits * (values["token_s"] + self.token_bytes / values["stream"])
-        fixed = values["launch_s"] + values["reduce_s"] * (1 - 1 / parts)
+        waves = 1.0 if self.divides else np.ceil(self.units / sheet.sms)
+        stream = values["stream_cycle_bytes"] * sheet.clock_hz
+        serial = waves * padded / splits * (values["token_s"] + self.token_bytes / stream)
+        fixed = values["launch_cycles"] / sheet.clock_hz + values["reduce_s"] * (1 - 1 / parts)
         fixed = fixed + self.units * (values["unit_s"] + values["head_s"] * self.shared) / sheet.sms
         busy = smooth_max(smooth_max(compute, memory, values["power"]), serial, values["power"])
         return np.asarray(fixed + busy)
@@ -176,11 +180,10 @@ class Attention(Kernel):
         """What the rows ask for, in operations, bytes and blocks."""
 
     def seconds(self, rows: Columns, sheet: Datasheet, values: Values) -> Array:
-        work = self.work(rows, sheet)
-        return np.maximum(work.seconds(sheet, values), work.floor(sheet))
+        return np.maximum(self.work(rows, sheet).seconds(sheet, values), self.floor(rows, sheet))
 
-    def floor(self, rows: Columns, sheet: Datasheet) -> Array:
-        return self.work(rows, sheet).floor(sheet)
+    def demand(self, rows: Columns, sheet: Datasheet) -> tuple[Array, Array]:
+        return self.work(rows, sheet).demand()
 
     def group(self, rows: Columns) -> np.ndarray:
         """engine/kernel/attention dtype+cache dtype"""
@@ -308,12 +311,7 @@ def _window(rows: Columns, length: Array) -> Array:
 
 def _speeds(sheet: Datasheet, values: Values, far: float) -> tuple[float, float]:
     """Bytes/s from L2 and from memory; L2 is never the slower one."""
-    return max(values["l2_sm"] * sheet.sms, far), far
-
-
-def _floor(compute_s: Array, size_bytes: Array, sheet: Datasheet) -> Array:
-    beyond = np.maximum(size_bytes - sheet.l2_bytes, 0.0)
-    return np.asarray(np.maximum(compute_s, beyond / sheet.memory_read_bytes_per_s))
+    return max(values["l2_cycle_bytes"] * sheet.clock_hz * sheet.sms, far), far
 
 
 KERNELS = (Context(), Generation())

@@ -4,6 +4,7 @@
     bytes     = S · (g − 1) / g  for all_gather, reduce_scatter, alltoall of S bytes in all; twice for all_reduce
     steps     = g − 1 (ring), 2 (g − 1) for all_reduce, 1 for alltoall
     own copy  = what a GPU moves for itself, own · S / g, at the rate of the links
+    launch    = launch_cycles / clock; steps over links take their seconds whatever the clock
     links     = peer bandwidth, times (2 / g)^contention over PCIe, where GPUs share host bridges and have no switch
 
 That is Hockney's latency-bandwidth model twice: a protocol of low latency that spends bandwidth on flags (NCCL's LL and
@@ -18,24 +19,23 @@ from __future__ import annotations
 import numpy as np
 
 from hwmodels.datasheet import Datasheet
-from hwmodels.kernels.base import Columns, Kernel, Parameter, Values, smooth_max
+from hwmodels.kernels.base import Columns, Communication, Parameter, Values, smooth_max
 from hwmodels.operators import Array
 
 WIDTH = {"half": 2.0, "float16": 2.0, "bfloat16": 2.0, "float": 4.0, "float32": 4.0, "int8": 1.0, "fp8": 1.0}
 OPERATIONS = ("all_gather", "all_reduce", "alltoall", "reduce_scatter")
-PCIE_BYTES_PER_S = 128e9  # of PCIe 6.0 x16; faster links between peers are NVLink through switches
 WITHOUT_SWITCH_REDUCTION = ("Volta", "Turing", "Ampere", "Ada")  # NVLink SHARP came with Hopper
 NODE_GPUS = 8  # from which NCCL lets the switch reduce
 OWN = 0.4  # as fitted to NCCL's collectives
 
-LAUNCH = Parameter(4e-6, 5e-7, 5e-5, 0.3, "launch and first synchronisation (latency-bandwidth model: Hockney 1994)")
+LAUNCH = Parameter(8e3, 1e3, 1e5, 0.3, "launch and first synchronisation (latency-bandwidth model: Hockney 1994)")
 HOP = Parameter(1e-6, 2e-8, 2e-5, 0.3, "latency of a step (Hockney)")
 CONTENTION = Parameter(1.0, 0.1, 3.0, 0.3, "power by which GPUs on PCIe slow each other; 1 shares one host bridge")
 
 
 def links(gpus: Array, sheet: Datasheet, contention: float) -> Array:
     """Bytes/s that one of so many GPUs can send to its peers."""
-    if sheet.peer_bytes_per_s > PCIE_BYTES_PER_S:
+    if sheet.switched:
         return np.full(len(gpus), sheet.peer_bytes_per_s)
     return np.asarray(sheet.peer_bytes_per_s * np.minimum(1.0, 2.0 / gpus) ** contention)
 
@@ -43,7 +43,7 @@ def links(gpus: Array, sheet: Datasheet, contention: float) -> Array:
 TARGETS = {"latency": 1e-3}  # to seconds
 
 NCCL = {
-    "launch_s": LAUNCH,
+    "launch_cycles": LAUNCH,
     "hop_s": HOP,
     "fast_share": Parameter(0.3, 0.02, 1.0, 0.2, "share of the links under the low-latency protocol (NCCL LL, LL128)"),
     "delay_s": Parameter(1e-5, 1e-7, 1e-3, 0.3, "what the full-bandwidth protocol takes longer to start (NCCL Simple)"),
@@ -53,7 +53,7 @@ NCCL = {
 }
 
 
-class Collectives(Kernel):
+class Collectives(Communication):
     """Rows of the table `collectives`; see the module for the formulas."""
 
     name = "collectives"
@@ -76,16 +76,19 @@ class Collectives(Kernel):
         moved = sent + values["own"] * size / gpus
         fast = moved / (rate * values["fast_share"])
         full = values["delay_s"] + moved / (rate * values["full_share"])
-        time = values["launch_s"] + values["hop_s"] * steps + np.minimum(fast, full)
+        time = self.launch_s(sheet, values) + values["hop_s"] * steps + np.minimum(fast, full)
         return np.asarray(np.maximum(time, self.floor(rows, sheet)))
 
-    def floor(self, rows: Columns, sheet: Datasheet) -> Array:
+    def demand(self, rows: Columns, sheet: Datasheet) -> tuple[Array, Array]:
         """Bytes that must leave a GPU over its links; a switch that reduces halves those of an all-reduce."""
-        return _floor(rows, sheet, rows["op_name"], rows["nccl_dtype"])
+        return _demand(rows, rows["op_name"], rows["nccl_dtype"])
+
+    def bandwidth(self, rows: Columns, sheet: Datasheet) -> Array:
+        return np.full(len(rows["num_gpus"]), sheet.peer_bytes_per_s)
 
 
 ALL_REDUCE = {
-    "launch_s": LAUNCH,
+    "launch_cycles": LAUNCH,
     "hop_s": HOP,
     "one_shot_share": Parameter(0.5, 0.02, 1.0, 0.2, "share of the links when each GPU reads all messages"),
     "two_shot_share": Parameter(0.6, 0.02, 1.0, 0.2, "share of the links when each GPU reduces its part"),
@@ -99,7 +102,7 @@ ALL_REDUCE = {
 }
 
 
-class CustomAllReduce(Kernel):
+class CustomAllReduce(Communication):
     """Rows of the table `custom_allreduce`; see the module for the formulas."""
 
     name = "custom_allreduce"
@@ -125,7 +128,7 @@ class CustomAllReduce(Kernel):
         operation = np.full(len(rows["num_gpus"]), "all_reduce")
         gpus, size, sent, _ = _ring(rows, operation, rows["allreduce_dtype"])
         rate = links(gpus, sheet, values["contention"])
-        nvlink = sheet.peer_bytes_per_s > PCIE_BYTES_PER_S
+        nvlink = sheet.switched
         one = values["hop_s"] * (gpus - 1.0) + size * (gpus - 1.0) / (rate * values["one_shot_share"])
         two = 2.0 * values["hop_s"] * (gpus - 1.0) + sent / (rate * values["two_shot_share"])
         own = np.where(nvlink | (gpus <= 2), np.minimum(one, two), two)
@@ -137,12 +140,15 @@ class CustomAllReduce(Kernel):
         ring = 2.0 * values["hop_s"] * (gpus - 1.0) + bulk / rate
         beyond = np.maximum(own, ring)
         time = own + (values["delay_s"] + beyond - own) * filling / (1.0 + filling)
-        time = time + values["launch_s"] + values["copy"] * 2.0 * size / sheet.memory_read_bytes_per_s
+        time = time + self.launch_s(sheet, values) + values["copy"] * 2.0 * size / sheet.memory_read_bytes_per_s
         return np.asarray(np.maximum(smooth_max(values["host_s"], time, 8.0), self.floor(rows, sheet)))
 
-    def floor(self, rows: Columns, sheet: Datasheet) -> Array:
+    def demand(self, rows: Columns, sheet: Datasheet) -> tuple[Array, Array]:
         """As for a collective."""
-        return _floor(rows, sheet, np.full(len(rows["num_gpus"]), "all_reduce"), rows["allreduce_dtype"])
+        return _demand(rows, np.full(len(rows["num_gpus"]), "all_reduce"), rows["allreduce_dtype"])
+
+    def bandwidth(self, rows: Columns, sheet: Datasheet) -> Array:
+        return np.full(len(rows["num_gpus"]), sheet.peer_bytes_per_s)
 
 
 def _ring(rows: Columns, operation: np.ndarray, dtype: np.ndarray) -> tuple[Array, Array, Array, Array]:
@@ -157,9 +163,9 @@ def _ring(rows: Columns, operation: np.ndarray, dtype: np.ndarray) -> tuple[Arra
     return gpus, size, times * size * (gpus - 1.0) / gpus, steps
 
 
-def _floor(rows: Columns, sheet: Datasheet, operation: np.ndarray, dtype: np.ndarray) -> Array:
+def _demand(rows: Columns, operation: np.ndarray, dtype: np.ndarray) -> tuple[Array, Array]:
     gpus, size, _, _ = _ring(rows, operation, dtype)
-    return np.asarray(size * (gpus - 1.0) / gpus / sheet.peer_bytes_per_s)
+    return np.zeros_like(gpus), size * (gpus - 1.0) / gpus
 
 
 def _reasons(rows: Columns, dtype: str, operation: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Exchange of tokens with their experts on other GPUs (expert parallelism): DeepEP, alone and inside engines.
 
-    time    = smooth max(host, launch + expert_s · E + node_s · log2(nodes) + tokens · (token_s + routed_s · E)
-                               + smooth max(links, network) + warps)
+    time    = smooth max(host, launch_cycles / clock + expert_s · E + node_s · log2(nodes)
+                               + tokens · (token_s + routed_s · E) + smooth max(links, network) + warps)
     links   = messages to GPUs of the node · bytes of a message / (peer bandwidth · peer_share);
               high throughput: / min(peer bandwidth, copy_rate), for its few SMs are slower than the links
     network = messages to other nodes · bytes of a message / (one NIC · node_share)
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.datasheet import Datasheet
-from hwmodels.kernels.base import Columns, Kernel, Parameter, Values, smooth_max
+from hwmodels.kernels.base import Columns, Communication, Parameter, Values, smooth_max
 from hwmodels.operators import Array
 
 NODE_GPUS = 8
@@ -30,12 +30,12 @@ WIDTH = {"default": 2.0, "bfloat16": 2.0, "fp8": 1.0 + 4 / 128, "fp4": 0.5625, "
 """Bytes of a value in a message; what an engine calls its default is bf16."""
 
 LAUNCH = Parameter(
-    1e-5, 1e-6, 5e-4, 0.3, "launch and synchronisation of all ranks (latency-bandwidth model: Hockney 1994)"
+    2e4, 2e3, 1e6, 0.3, "launch and synchronisation of all ranks (latency-bandwidth model: Hockney 1994)"
 )
 PEER = Parameter(0.6, 0.05, 1.0, 0.2, "share of the peer bandwidth in large messages (Hockney)")
 
 
-class Exchange(Kernel):
+class Exchange(Communication):
     """What both tables share: the formulas of the module."""
 
     def seconds(self, rows: Columns, sheet: Datasheet, values: Values) -> Array:
@@ -45,16 +45,24 @@ class Exchange(Kernel):
             copies = near * message * np.maximum(1.0 / values["copy_rate"], 1.0 / sheet.peer_bytes_per_s)
             links = np.where(routed > 0, links, copies)
         network = far * message / (sheet.node_bytes_per_s * values.get("node_share", 1.0))
-        start = values["launch_s"] + values["expert_s"] * experts + values.get("node_s", 0.0) * np.log2(nodes)
+        start = self.launch_s(sheet, values) + values["expert_s"] * experts + values.get("node_s", 0.0) * np.log2(nodes)
         per_token = tokens * (values["token_s"] + values.get("routed_s", 0.0) * experts)
         warps = routed / experts * message / values["warp_rate"] if "warp_rate" in values else 0.0
         time = start + per_token + smooth_max(links, network, 4.0) + warps
         return np.asarray(np.maximum(smooth_max(values.get("host_s", 0.0), time, 4.0), self.floor(rows, sheet)))
 
-    def floor(self, rows: Columns, sheet: Datasheet) -> Array:
-        """Bytes that leave a GPU, within the node and beyond, over its links."""
-        _, _, _, near, far, message, _ = self._traffic(rows)
-        return np.asarray(np.maximum(near * message / sheet.peer_bytes_per_s, far * message / sheet.node_bytes_per_s))
+    def demand(self, rows: Columns, sheet: Datasheet) -> tuple[Array, Array]:
+        """Bytes that leave a GPU, to its node or beyond, whichever takes longer."""
+        tokens, _, _, near, far, message, _ = self._traffic(rows)
+        return np.zeros_like(tokens), np.where(self._leaves(rows, sheet), far, near) * message
+
+    def bandwidth(self, rows: Columns, sheet: Datasheet) -> Array:
+        return np.where(self._leaves(rows, sheet), sheet.node_bytes_per_s, sheet.peer_bytes_per_s)
+
+    def _leaves(self, rows: Columns, sheet: Datasheet) -> np.ndarray:
+        """Whether the network to other nodes takes longer than the links within."""
+        _, _, _, near, far, _, _ = self._traffic(rows)
+        return np.asarray(far / sheet.node_bytes_per_s > near / sheet.peer_bytes_per_s)
 
     @abstractmethod
     def _traffic(self, rows: Columns) -> tuple[Any, ...]:
@@ -64,7 +72,7 @@ class Exchange(Kernel):
 TARGETS = {"latency": 1e-6}  # to seconds
 
 ENGINE = {
-    "launch_s": LAUNCH,
+    "launch_cycles": LAUNCH,
     "expert_s": Parameter(2e-8, 1e-10, 1e-6, 0.3, "signalling one expert's count to its GPU"),
     "token_s": Parameter(1e-9, 1e-12, 1e-6, 0.3, "handling a token whatever its size"),
     "routed_s": Parameter(1e-11, 1e-14, 1e-9, 0.3, "laying out a token over one expert"),
@@ -125,7 +133,7 @@ class ExpertAllToAll(Exchange):
 
 
 LOW_LATENCY = {
-    "launch_s": LAUNCH,
+    "launch_cycles": LAUNCH,
     "expert_s": ENGINE["expert_s"],
     "token_s": ENGINE["token_s"],
     "node_s": Parameter(5e-6, 1e-7, 1e-4, 0.3, "latency of the network, by each doubling of the nodes"),

@@ -1,10 +1,10 @@
 """Dense matrix products m×k by k×n as an engine runs them: quantise the activations, multiply, write.
 
-    time    = smooth max(host, launch + quantise + min over splits s of product(s))
+    time    = smooth max(host, launch_cycles / clock + quantise + min over splits s of product(s))
     product = smooth max(compute(s), memory) + reduction(s)
     compute = min over tiles t of  ceil(tiles(t) · s / SMs) · work of one tile
     tile    = 2 · (max(t_m·t_n, small_tile) · ceil(k / 64 s) · 64 + t_m·t_n · tile_depth) / (peak / SMs · compute)
-    memory  = smooth max(DRAM bytes / (bandwidth · memory), all bytes / (SMs · l2_rate))
+    memory  = smooth max(DRAM bytes / (bandwidth · memory), all bytes / (SMs · clock · l2_cycle_bytes))
     DRAM    = weights · miss(weights in rotation) + activations · miss(working set),  miss(x) = y⁴ / (1 + y⁴) with
               y = x / (l2_share · L2): what fits the cache is read from there
     reduction = split_s + s · m · n · 8 bytes through L2, for s > 1
@@ -53,7 +53,7 @@ WITHOUT_GRAPH = ("VLLM/fp8_block",)  # launched by the host one by one: kernels 
 TARGETS = {"latency": 1e-3}  # to seconds
 
 PARAMETERS = {
-    "launch_s": Parameter(3e-6, 5e-7, 5e-4, 0.3, "start and end of the kernels; what a tiny product takes"),
+    "launch_cycles": Parameter(5e3, 1e3, 1e6, 0.3, "start and end of the kernels; what a tiny product takes"),
     "host_s": Parameter(1e-6, 1e-7, 1e-3, 0.5, "host's time per call where no CUDA graph is replayed"),
     "compute": Parameter(0.7, 0.1, 1.0, 0.15, "share of the peak in a full tile (roofline: Williams et al. 2009)"),
     "memory": Parameter(0.85, 0.2, 1.0, 0.1, "share of the memory bandwidth in a long stream (roofline)"),
@@ -71,12 +71,12 @@ PARAMETERS = {
     "split_s": Parameter(
         2e-6, 1e-7, 1e-2, 0.3, "cost of splitting k over blocks (split-k, CUTLASS); large: never done"
     ),
-    "l2_rate": Parameter(
-        4e10,
-        1e10,
-        8e10,
+    "l2_cycle_bytes": Parameter(
+        22.0,
+        5.0,
+        64.0,
         0.2,
-        "bytes/s that one SM draws from L2 (as microbenchmarked on Volta by Jia et al. 2018)",
+        "bytes that one SM draws per cycle from L2 (as microbenchmarked on Volta by Jia et al. 2018)",
     ),
     "l2_share": Parameter(0.8, 0.4, 1.5, 0.2, "share of L2 that keeps a working set between calls"),
     "row_s": Parameter(1e-9, 1e-13, 1e-7, 0.3, "quantising one token: one thread block for each"),
@@ -125,7 +125,7 @@ class Gemm(Kernel):
     def seconds(self, rows: Columns, sheet: Datasheet, values: Values) -> Array:
         m, n, k, weight, activation, peak, quantised, copies = _facts(rows, sheet)
         rate = peak / sheet.sms * values["compute"]
-        l2_rate = sheet.sms * values["l2_rate"]
+        l2_rate = sheet.sms * sheet.clock_hz * values["l2_cycle_bytes"]
         weights, others = weight * n * k, activation * m * k + 2.0 * m * n
         rotation = np.maximum(weights, np.minimum(copies * weights, 1.5 * sheet.l2_bytes))
         room = values["l2_share"] * sheet.l2_bytes
@@ -145,14 +145,13 @@ class Gemm(Kernel):
             product = np.minimum(product, smooth_max(compute, memory, values["overlap"]) + reduction)
         traffic = m * k * (2.0 + activation) / sheet.memory_read_bytes_per_s
         quantise = np.where(quantised, m * values["row_s"] + values["passes"] * traffic, 0.0)
-        time = smooth_max(values["host_s"], values["launch_s"] + quantise + product, 8.0)
+        time = smooth_max(values["host_s"], self.launch_s(sheet, values) + quantise + product, 8.0)
         return np.asarray(np.maximum(time, self.floor(rows, sheet)))
 
-    def floor(self, rows: Columns, sheet: Datasheet) -> Array:
-        """FLOPs over peak; bytes beyond what L2 can hold over bandwidth."""
+    def demand(self, rows: Columns, sheet: Datasheet) -> tuple[Array, Array]:
+        """FLOPs over peak; weights and activations read and the product written, once."""
         m, n, k, weight, activation, peak, _, _ = _facts(rows, sheet)
-        beyond = np.maximum(weight * n * k + activation * m * k + 2.0 * m * n - sheet.l2_bytes, 0.0)
-        return np.maximum(2.0 * m * n * k / peak, beyond / sheet.memory_read_bytes_per_s)
+        return 2.0 * m * n * k / peak, weight * n * k + activation * m * k + 2.0 * m * n
 
 
 def _miss(filling: Array) -> Array:

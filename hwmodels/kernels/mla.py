@@ -5,9 +5,9 @@ Prefill works on keys of 192 and values of 128 per head, expanded from the laten
 Decode absorbs the expansion into the query, so that all heads share one latent of 576 values (512 of them the value):
     FLOPs = 2 · length · heads · (576 + 512), bytes = length · 576 in the cache's dtype + Q + O
 Inferred from the measurements: A100 and L40S take the same time for bf16 and fp8 caches (median ratio 1.00) and grow
-with length as if a request were never divided; H100 and B200 take half the time for fp8, B200 less than its bf16
-peak allows, so they compute in fp8, and divide. On a datasheet the peak of one SM tells them apart
-(asynchronous matrix products). `num_heads` is that of one GPU; `tp_size` changes nothing beyond it.
+with length as if a request were never divided, in blocks of 64 heads that run in whole waves; H100 and B200 take half
+the time for fp8, B200 less than its bf16 peak allows, so they compute in fp8, and divide. Their datasheets tell them
+apart (`Datasheet.asynchronous`). `num_heads` is that of one GPU; `tp_size` changes nothing beyond it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from hwmodels.kernels.base import Columns
 from hwmodels.operators import Array
 
 LATENT, ROTARY, KEY, VALUE = 512.0, 64.0, 192.0, 128.0
-ASYNC_FLOP_PER_S = (
-    5e12  # bf16 peak of an SM, above which its matrix products are asynchronous: A100 2.9, H100 7.5 TFLOP/s
-)
+HEADS = 64.0  # that share a block where a request is not divided
 
 
 class Mla(Attention):
@@ -71,26 +69,23 @@ class Generation(Mla):
 
     def work(self, rows: Columns, sheet: Datasheet) -> Decode:
         batch, step, heads = (_number(rows, name) for name in self.sizes)
+        blocks = np.ones_like(heads) if sheet.asynchronous else np.ceil(heads / HEADS)
         return Decode(
-            units=batch,
-            shared=heads,
+            units=batch * blocks,
+            shared=heads / blocks,
             length=step + 1,
             dim=np.full_like(step, LATENT + ROTARY / 2),
-            peak_flop_per_s=peaks(rows["kv_cache_dtype"] if _asynchronous(sheet) else rows["mla_dtype"], sheet),
+            peak_flop_per_s=peaks(rows["kv_cache_dtype"] if sheet.asynchronous else rows["mla_dtype"], sheet),
             token_bytes=(LATENT + ROTARY) * _cache(rows, sheet),
-            passes=np.ones_like(step),
+            passes=blocks,
             query_bytes=2 * batch * heads * (2 * LATENT + ROTARY),
-            divides=_asynchronous(sheet),
+            divides=sheet.asynchronous,
         )
-
-
-def _asynchronous(sheet: Datasheet) -> bool:
-    return sheet.peak("bf16") / sheet.sms > ASYNC_FLOP_PER_S
 
 
 def _cache(rows: Columns, sheet: Datasheet) -> Array:
     """Bytes per value that the kernel reads from the cache."""
-    if not _asynchronous(sheet):
+    if not sheet.asynchronous:
         return np.full(len(rows["kv_cache_dtype"]), 2.0)
     return widths(rows["kv_cache_dtype"])
 

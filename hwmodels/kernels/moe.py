@@ -8,7 +8,8 @@ bytes and an activation element a. Device: bandwidth B, S multiprocessors, peak 
     compute  = 2·G·H·I · min over tiles m of sum over e of ceil(n_e / m)·(m + tile)  /  (compute · F)
     memory   = A·G·H·I·w · rate(A·G·H·I·w + 0.3·local; sharp)
     traffic  = (pair_traffic · pairs·(2Ha + 4(G-1)I + 2Ia + 4H) + token_traffic · T·H·(4 + a)) · rate(0.3·all; gradual)
-    overhead = launch_s + ramp_s·T/(T + 128) + route_s·E + expert_s·A + pair_s·T·k/S + step_s·(H + I)
+    overhead = (launch_cycles + step_cycles·(H + I)) / clock + ramp_s·T/(T + 128) + route_s·E + expert_s·A
+               + pair_s·T·k/S
     seconds  = max(floor, overhead + traffic + (compute^overlap + memory^overlap)^(1/overlap))
 
 rate(bytes) is 1 / (stream · B), and where the bytes fit in C 1 / (32 GB/s · S), if that is faster: measurements repeat
@@ -72,8 +73,8 @@ GROUP_LIMITED = {(7168, 2048, 256, 8): 8}
 """(hidden_size, inter_size, num_experts, topk) -> groups of experts of which a token may use half: DeepSeek-V3."""
 
 PARAMETERS = {
-    "launch_s": Parameter(
-        2e-5, 2e-6, 2e-4, 0.2, "start-up of the chain of kernels (latency-bandwidth model: Hockney 1994)"
+    "launch_cycles": Parameter(
+        4e4, 4e3, 4e5, 0.2, "start-up of the chain of kernels (latency-bandwidth model: Hockney 1994)"
     ),
     "ramp_s": Parameter(
         5e-6, 1e-8, 2e-4, 0.4, "more start-up once tokens are sorted by several kernels, not by one block"
@@ -83,7 +84,7 @@ PARAMETERS = {
     ),
     "expert_s": Parameter(1e-7, 1e-9, 5e-6, 0.4, "one more problem of a grouped GEMM (CUTLASS, grouped scheduler)"),
     "pair_s": Parameter(3e-8, 1e-10, 1e-5, 0.4, "sorting a pair, on one multiprocessor (linear work)"),
-    "step_s": Parameter(2e-9, 1e-10, 1e-7, 0.4, "a tile's walk along one element of K, by latency (Little's law)"),
+    "step_cycles": Parameter(4.0, 0.2, 200.0, 0.4, "a tile's walk along one element of K, by latency (Little's law)"),
     "stream": Parameter(0.9, 0.3, 1.0, 0.1, "part of the memory bandwidth that is reached (roofline: Williams 2009)"),
     "compute": Parameter(
         0.8, 0.1, 1.0, 0.2, "part of the peak that is reached in full tiles (roofline: Williams 2009)"
@@ -106,8 +107,8 @@ _TEXTS = ("framework", "version", "kernel_source", "moe_dtype", "distribution")
 _REMEMBERED = 32
 
 
-class _Work(NamedTuple):
-    """What a row asks for, whatever the device."""
+class ExpertWork(NamedTuple):
+    """What launches of routed experts ask for, whatever the device; arrays of one length, `tiles` one per size."""
 
     dtype: Array
     by_warp: Array
@@ -137,7 +138,7 @@ class Moe(Kernel):
     parameters = PARAMETERS
 
     def __init__(self) -> None:
-        self._remembered: OrderedDict[tuple[object, ...], _Work] = OrderedDict()
+        self._remembered: OrderedDict[tuple[object, ...], ExpertWork] = OrderedDict()
 
     def group(self, rows: Columns) -> np.ndarray:
         """Engine/dtype/kind of kernel."""
@@ -158,31 +159,18 @@ class Moe(Kernel):
         return min(known, key=distance, default=None)
 
     def seconds(self, rows: Columns, sheet: Datasheet, values: Values) -> Array:
-        work, v = self._work(rows), values
-        peak = np.array([sheet.peak(dtype.arithmetic) for dtype in DTYPES.values()])[work.dtype]
-        peak = np.where(work.by_warp, np.minimum(peak, _WARP_FLOP_PER_S * sheet.sms), peak)
-        slow = 1 / (v["stream"] * sheet.memory_read_bytes_per_s)
-        fast = min(1 / (_L2_BYTES_PER_S * sheet.sms), slow)
-
-        def rate(size_bytes: Array, sharpness: float) -> Array:
-            return slow + (fast - slow) / (1 + (size_bytes / sheet.l2_bytes) ** sharpness)
-
-        rows_done = np.min([count * (m + v["tile"]) for count, m in zip(work.tiles, TILES, strict=True)], axis=0)
-        compute = work.flops_per_token * rows_done / (v["compute"] * peak)
-        memory = work.weight_bytes * rate((work.weight_bytes + 0.3 * work.local_bytes) / 1.05, 16)
-        moved = v["pair_traffic"] * work.pair_bytes + v["token_traffic"] * work.token_bytes
-        traffic = moved * rate(0.3 * (work.pair_bytes + work.token_bytes), 1)
-        overhead = v["launch_s"] + v["ramp_s"] * work.tokens / (work.tokens + 128) + v["route_s"] * work.experts
-        overhead += v["expert_s"] * work.visited + v["pair_s"] * work.all_pairs / sheet.sms + v["step_s"] * work.depth
-        time = overhead + traffic + smooth_max(compute, memory, v["overlap"])
-        return np.maximum(time, self.floor(rows, sheet))
+        return np.maximum(sum(terms(self._work(rows), sheet, values), np.zeros(1)), self.floor(rows, sheet))
 
     def floor(self, rows: Columns, sheet: Datasheet) -> Array:
         """FLOPs over peak, or weights that do not fit in the cache over bandwidth."""
+        streamed = np.maximum(self._work(rows).weight_bytes - sheet.l2_bytes, 0) / sheet.memory_read_bytes_per_s
+        return np.maximum(self.demand(rows, sheet)[0], streamed)
+
+    def demand(self, rows: Columns, sheet: Datasheet) -> tuple[Array, Array]:
+        """FLOPs of the rank's pairs over peak; weights of its active experts and what `traffic` counts of its pairs."""
         work = self._work(rows)
         peak = np.array([sheet.peak(dtype.arithmetic) for dtype in DTYPES.values()])[work.dtype]
-        streamed = np.maximum(work.weight_bytes - sheet.l2_bytes, 0) / sheet.memory_read_bytes_per_s
-        return np.maximum(work.flops_per_token * work.pairs / peak, streamed)
+        return work.flops_per_token * work.pairs / peak, work.weight_bytes + work.local_bytes
 
     def reason(self, rows: Columns, sheet: Datasheet) -> np.ndarray:
         dtype, routing = _codes(rows["moe_dtype"], _is_dtype), _codes(rows["distribution"], _is_routing)
@@ -198,7 +186,7 @@ class Moe(Kernel):
         reasons[dtype == 0] = f"moe_dtype is none of {', '.join(DTYPES)}."
         return reasons
 
-    def _work(self, rows: Columns) -> _Work:
+    def _work(self, rows: Columns) -> ExpertWork:
         """Shapes, bytes and loads of the rows; remembered, because a fit asks for the same rows many times."""
         key = (
             *(np.ascontiguousarray(rows[name]).tobytes() for name in _NUMBERS),
@@ -211,7 +199,73 @@ class Moe(Kernel):
         return self._remembered[key]
 
 
-def _work(rows: Columns) -> _Work:
+def terms(work: ExpertWork, sheet: Datasheet, values: Values, rows_done: Array | None = None) -> tuple[Array, Array]:
+    """(overhead, traffic and the products) in seconds, by the formulas of the module.
+
+    rows_done: in place of the sum over experts of ceil(n_e / m)·(m + tile), if it is known.
+    """
+    v = values
+    peak = np.array([sheet.peak(dtype.arithmetic) for dtype in DTYPES.values()])[work.dtype]
+    peak = np.where(work.by_warp, np.minimum(peak, _WARP_FLOP_PER_S * sheet.sms), peak)
+    slow = 1 / (v["stream"] * sheet.memory_read_bytes_per_s)
+    fast = min(1 / (_L2_BYTES_PER_S * sheet.sms), slow)
+
+    def rate(size_bytes: Array, sharpness: float) -> Array:
+        return slow + (fast - slow) / (1 + (size_bytes / sheet.l2_bytes) ** sharpness)
+
+    if rows_done is None:
+        rows_done = np.min([count * (m + v["tile"]) for count, m in zip(work.tiles, TILES, strict=True)], axis=0)
+    compute = work.flops_per_token * rows_done / (v["compute"] * peak)
+    memory = work.weight_bytes * rate((work.weight_bytes + 0.3 * work.local_bytes) / 1.05, 16)
+    moved = v["pair_traffic"] * work.pair_bytes + v["token_traffic"] * work.token_bytes
+    traffic = moved * rate(0.3 * (work.pair_bytes + work.token_bytes), 1)
+    cycles = v["launch_cycles"] + v["step_cycles"] * work.depth
+    overhead = cycles / sheet.clock_hz + v["ramp_s"] * work.tokens / (work.tokens + 128) + v["route_s"] * work.experts
+    overhead += v["expert_s"] * work.visited + v["pair_s"] * work.all_pairs / sheet.sms
+    return overhead, traffic + smooth_max(compute, memory, v["overlap"])
+
+
+def launches(
+    kind: str,
+    dtype: str,
+    experts: int,
+    hidden: int,
+    width: int,
+    matrices: int,
+    weight_bytes: float,
+    tokens: Array,
+    pairs: Array,
+    active: Array,
+    tiles: Array,
+) -> ExpertWork:
+    """Launches whose loads are known: `tokens` distinct tokens make `pairs` pairs with `active` of `experts` experts of
+    `weight_bytes` each. Shapes (launches,), and (len(TILES), launches) for `tiles`, whole tiles of each size.
+    """
+    one = np.ones_like(np.asarray(tokens, dtype=np.float64))
+    element = DTYPES[dtype].activation
+    per_pair = 2 * hidden * element + 4 * (matrices - 1) * width + 2 * width * element + 4 * hidden
+    blocks = dtype == "fp8_block" and kind in ("deepgemm", "cutlass")
+    token_bytes = tokens * hidden * (4 + element)
+    return ExpertWork(
+        dtype=np.full(len(one), list(DTYPES).index(dtype)),
+        by_warp=np.full(len(one), kind == "marlin"),
+        tokens=tokens * one,
+        all_pairs=pairs * one,
+        experts=experts * one,
+        depth=(hidden + width) * one,
+        active=active * one,
+        visited=experts * one if blocks else active * one,
+        pairs=pairs * one,
+        tiles=tiles,
+        flops_per_token=2.0 * matrices * hidden * width * one,
+        weight_bytes=active * weight_bytes,
+        local_bytes=pairs * per_pair + token_bytes,
+        pair_bytes=pairs * per_pair,
+        token_bytes=token_bytes,
+    )
+
+
+def _work(rows: Columns) -> ExpertWork:
     t, h, inter, k, e, tp, ep = (np.asarray(rows[name], dtype=np.float64) for name in _NUMBERS)
     kind = _codes(rows["kernel_source"], _kind)
     dtype = _codes(rows["moe_dtype"], list(DTYPES).index)
@@ -234,7 +288,7 @@ def _work(rows: Columns) -> _Work:
     per_pair = 2 * h * element + 4 * (matrices - 1) * width + 2 * width * element + 4 * h
     per_expert = matrices * h * width
     token_bytes = t * h * (4 + element)
-    return _Work(
+    return ExpertWork(
         dtype=dtype,
         by_warp=kind == "marlin",
         tokens=t,

@@ -108,8 +108,9 @@ def test_a_large_cache_is_read_at_the_reached_share_of_the_bandwidth():
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_almost_no_work_takes_the_launch(kernel):
     low = {name: spec.low for name, spec in kernel.parameters.items()}
-    high = {name: kernel.parameters[name].high for name in ("compute", "memory", "stream", "l2_sm") if name in low}
-    values = low | high | {"launch_s": 1e-5}
+    rates = [name for name in ("compute", "memory", "stream_cycle_bytes", "l2_cycle_bytes") if name in low]
+    high = {name: kernel.parameters[name].high for name in rates}
+    values = low | high | {"launch_cycles": 19800.0}  # 10 µs at 1980 MHz
     rows = rows_of(1, batch_size=1, isl=1, step=1, num_heads=1, num_key_value_heads=1)
     assert kernel.seconds(rows, datasheet("h100_sxm"), values)[0] == pytest.approx(1e-5, rel=0.05)
 

@@ -48,12 +48,12 @@ def test_a_huge_all_gather_sends_seven_eighths_over_the_fitted_share_of_the_link
 
 
 def test_a_tiny_collective_takes_the_launch_and_its_steps():
-    # 7 steps of 1 µs round a ring of 8, 14 for an all-reduce, 1 for alltoall, and 4 µs to launch
+    # 7 steps of 1 µs round a ring of 8, 14 for an all-reduce, 1 for alltoall, and 8000 cycles to launch
     times = [
         NCCL.seconds(rows(1, 8, op), datasheet("h100_sxm"), start(NCCL))[0]
         for op in ("all_gather", "all_reduce", "alltoall")
     ]
-    assert times == pytest.approx([11e-6, 18e-6, 5e-6], rel=1e-3)
+    assert times == pytest.approx([8000 / 1.98e9 + steps * 1e-6 for steps in (7, 14, 1)], rel=1e-3)
 
 
 def test_eight_gpus_on_pcie_have_a_quarter_of_the_bandwidth_of_two_at_contention_one():
@@ -65,7 +65,7 @@ def test_eight_gpus_on_pcie_have_a_quarter_of_the_bandwidth_of_two_at_contention
 def test_a_small_all_reduce_is_one_shot_and_a_large_one_is_handed_to_nccl():
     sheet, values = datasheet("a100_sxm"), start(CUSTOM)
     small = CUSTOM.seconds(rows(128, 8), sheet, values | {"copy": 0.01})[0]
-    assert small == pytest.approx(4e-6 + 7 * 1e-6, rel=0.01)  # launch and one step to each of seven peers
+    assert small == pytest.approx(8000 / 1.41e9 + 7 * 1e-6, rel=0.01)  # launch and one step to each of seven peers
     # 2³⁰ bf16: 2 · 7/8 and the own 0.4/8 of 2 GiB over 0.75 of 300 GB/s
     large = CUSTOM.seconds(rows(2**30, 8), sheet, values | {"copy": 0.01, "two_shot_share": 0.9})[0]
     assert large == pytest.approx(2**31 * 1.8 / (0.75 * 300e9), rel=0.02)

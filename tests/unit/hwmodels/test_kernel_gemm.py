@@ -59,8 +59,9 @@ def test_a_huge_product_runs_at_the_fitted_share_of_the_peak():
 
 
 def test_a_tiny_product_takes_the_launch():
-    # one tile of one step: 64 + 100 steps of 2 · 4096 outputs at 0.7 · 989 TFLOP/s / 132 are 0.15 µs beside 3 µs
-    assert GEMM.seconds(rows(1, 32, 32), datasheet("h100_sxm"), START)[0] == pytest.approx(3.1e-6, rel=0.05)
+    # a tile: 64 of k for 2 · 4096 outputs, 100 for 2 · 512 at 0.7 · 989 TFLOP/s / 132 are 0.12 µs beside 5000 cycles
+    seconds = GEMM.seconds(rows(1, 32, 32), datasheet("h100_sxm"), START)[0]
+    assert seconds == pytest.approx(5000 / 1.98e9 + 0.12e-6, rel=0.01)
 
 
 def test_a_long_stream_of_weights_runs_at_the_fitted_share_of_the_bandwidth():
@@ -72,7 +73,7 @@ def test_a_long_stream_of_weights_runs_at_the_fitted_share_of_the_bandwidth():
 def test_weights_that_fit_the_cache_are_read_faster_only_while_their_copies_fit():
     # six copies of 8 MiB of weights fit 96 MiB of L2, of 40 MiB they do not; DRAM would take 9.7 and 48.5 µs
     sheet = datasheet("l40s")
-    small, large = GEMM.seconds(rows(1, [2048, 10240], 2048), sheet, START | {"l2_share": 1.0, "launch_s": 1e-9})
+    small, large = GEMM.seconds(rows(1, [2048, 10240], 2048), sheet, START | {"l2_share": 1.0, "launch_cycles": 1.0})
     assert small < 0.6 * 9.7e-6
     assert large > 48.5e-6
 
