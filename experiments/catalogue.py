@@ -102,6 +102,8 @@ def model_line(node: DictConfig) -> str:
 
     model = ModelSpec.from_mapping(node)
     routed = model.parts()["routed_experts"][1]
+    if not model.experts:
+        return f"dense; {model.total_params / 1e9:.1f} B parameters, {model.dense_bytes / 2**30:.1f} GiB"
     return (
         f"{len(model.moe_layers)} MoE layers of {model.experts} experts, top-{model.top_k};"
         f" {model.total_params / 1e9:.1f} B parameters, {model.active_params() / 1e9:.1f} B active;"

@@ -3,7 +3,7 @@
 from hwmodels.device import Device, Link
 from hwmodels.errors import PlatformError
 from hwmodels.operators import Work
-from hwmodels.roofline import floor_s, is_memory_bound, time_s
+from hwmodels.roofline import floor_s, is_memory_bound, split_s, time_s
 from hwmodels.spec import Platform
 from hwmodels.units import parse_quantity
 
@@ -16,5 +16,6 @@ __all__ = [
     "floor_s",
     "is_memory_bound",
     "parse_quantity",
+    "split_s",
     "time_s",
 ]

@@ -1,7 +1,8 @@
 """Devices and links: data, with their rules. Every number of a preset is accounted for in `source`."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import MISSING
@@ -9,8 +10,13 @@ from omegaconf import MISSING
 from hwmodels.errors import PlatformError
 from hwmodels.operators import KINDS
 
+if TYPE_CHECKING:
+    from hwmodels.kernel_times import KernelTimes
+
 DEVICE_KINDS = ("gpu", "cpu", "dram", "ssd", "switch")
 LINK_KINDS = ("pcie", "nvlink", "bus", "network")
+ENGINES = ("VLLM", "TRTLLM")
+ORIGINS = ("measured", "fitted", "datasheet", "published", "assumed")
 DTYPES = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4", "int4")
 _REQUIRED = {
     "gpu": ("peak_flop_per_s", "memory_capacity_bytes", "memory_read_bytes_per_s"),
@@ -36,12 +42,21 @@ class Device:
 
     peak_flop_per_s     dense operations per second by dtype (two per multiply-add)
     memory_*            the device's own memory; a cpu takes what it leaves out from the device in `memory`
-    launch_overhead_s   spent before each operation
+    launch_overhead_s   spent before each operation that no kernel model times
+    cache_lookup_s      spent by a worker on the look-up of each layer in its expert cache
+    cache_evict_s_per_byte  spent by a worker to give back the memory of evicted experts, per byte
     compute_efficiency, memory_efficiency
                         achievable fraction of peak by kind of operation, also "copy" for memory;
                         what is left out comes from hwmodels.efficiency
+    datasheet           of a gpu: a preset of hwmodels/devices, or a file of one's own; gives the peaks, capacity and
+                        bandwidth that are left out here
+    kernel_scale        times of a kernel model (gemm, moe, attention_context, ...) are multiplied by this: a what-if
+    draw                which draw of the fitted parameters' bootstrap to use; 0: the fitted ones themselves
+    engine              of a gpu with a datasheet: VLLM or TRTLLM, whose fitted kernel models time GEMMs, experts and
+                        attention (hwmodels.kernel_times); empty: fixed fractions of peak
     read_bytes_per_s_table  of an ssd: ReadRate points on a full grid, see `read_bandwidth`
     source              where each number is from
+    origin              field -> one of ORIGINS, "others" for the rest; what is not said counts as assumed
     """
 
     kind: str = MISSING
@@ -54,11 +69,25 @@ class Device:
     memory_write_bytes_per_s: float = 0.0
     memory_latency_s: float = 0.0
     launch_overhead_s: float = 0.0
+    cache_lookup_s: float = 0.0
+    cache_evict_s_per_byte: float = 0.0
     compute_efficiency: dict[str, float] = field(default_factory=dict)
     memory_efficiency: dict[str, float] = field(default_factory=dict)
+    datasheet: str = ""
+    engine: str = ""
+    kernel_scale: dict[str, float] = field(default_factory=dict)
+    draw: int = 0
+    origin: dict[str, str] = field(default_factory=dict)
     read_bytes_per_s_table: list[Any] = field(default_factory=list)
     idle_power_w: float = 0.0
     tdp_w: float = 0.0
+
+    @cached_property
+    def kernels(self) -> "KernelTimes | None":
+        """The kernel models of its engine on it; None without an engine."""
+        from hwmodels.kernel_times import KernelTimes
+
+        return KernelTimes(self) if self.engine else None
 
     def read_bandwidth(self, active_requests: float, request_bytes: float) -> float:
         """Bytes per second that this many concurrent requests of this size get together.
@@ -78,7 +107,8 @@ class Device:
 @dataclass(frozen=True)
 class Link:
     """A duplex link; `a` is the host's end. a to b is direction "down", b to a "up", each with the full
-    bandwidth. `efficiency` is the fraction that large copies achieve."""
+    bandwidth. `efficiency` is the fraction that large copies from pinned memory achieve, `pageable_efficiency` that of
+    copies from pageable memory, which the driver stages (0: the same); `origin` as of a Device."""
 
     name: str = MISSING
     kind: str = MISSING
@@ -88,11 +118,18 @@ class Link:
     source: str = MISSING
     latency_s: float = 0.0
     efficiency: float = 1.0
+    pageable_efficiency: float = 0.0
+    origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def effective_bytes_per_s(self) -> float:
         """What large copies achieve in each direction."""
         return self.bandwidth_bytes_per_s * self.efficiency
+
+    @property
+    def pageable_bytes_per_s(self) -> float:
+        """The same from or to host memory that is not page-locked."""
+        return self.bandwidth_bytes_per_s * (self.pageable_efficiency or self.efficiency)
 
 
 def check_device(device: Device, where: str) -> None:
@@ -107,12 +144,23 @@ def check_device(device: Device, where: str) -> None:
         raise PlatformError(f"{at}.memory' is only for a cpu; a {device.kind} has its own.")
     if device.read_bytes_per_s_table and device.kind != "ssd":
         raise PlatformError(f"{at}.read_bytes_per_s_table' is only for an ssd, not a {device.kind}.")
+    if (device.datasheet or device.engine) and device.kind != "gpu":
+        raise PlatformError(f"{at}.datasheet' and 'engine' are only for a gpu, not a {device.kind}.")
+    if device.engine:
+        _one_of(device.engine, ENGINES, f"{at}.engine'")
+        if not device.datasheet:
+            raise PlatformError(f"{at}.engine' needs a datasheet: its kernel models ask for SMs and caches.")
+        for key in ("compute_efficiency", "memory_efficiency"):
+            for kind in sorted({"gemm", "grouped_gemm", "attention"} & set(getattr(device, key))):
+                raise PlatformError(f"{at}.{key}.{kind}' does nothing beside an engine; leave one of the two out.")
     for key in (
         "memory_capacity_bytes",
         "memory_read_bytes_per_s",
         "memory_write_bytes_per_s",
         "memory_latency_s",
         "launch_overhead_s",
+        "cache_lookup_s",
+        "cache_evict_s_per_byte",
         "idle_power_w",
         "tdp_w",
     ):
@@ -128,6 +176,12 @@ def check_device(device: Device, where: str) -> None:
         for kind, factor in getattr(device, key).items():
             _one_of(kind, (*KINDS, "copy") if key == "memory_efficiency" else KINDS, f"{at}.{key}'")
             _fraction(factor, f"{at}.{key}.{kind}'")
+    if device.draw < 0:
+        raise PlatformError(f"{at}.draw' must not be negative, got {device.draw}.")
+    for name, factor in device.kernel_scale.items():
+        if not device.engine or factor <= 0:
+            raise PlatformError(f"{at}.kernel_scale.{name}' must be above zero, on a gpu with an engine; got {factor}.")
+    _check_origin(device, at)
     _check_table(device.read_bytes_per_s_table, f"{at}.read_bytes_per_s_table'")
 
 
@@ -151,6 +205,17 @@ def check_link(link: Link, where: str) -> None:
     if link.latency_s < 0:
         raise PlatformError(f"{at}.latency_s' must not be negative, got {link.latency_s}.")
     _fraction(link.efficiency, f"{at}.efficiency'")
+    if link.pageable_efficiency:
+        _fraction(link.pageable_efficiency, f"{at}.pageable_efficiency'")
+    _check_origin(link, at)
+
+
+def _check_origin(thing: Device | Link, at: str) -> None:
+    names = ("others", *(item.name for item in fields(thing)))
+    for name, origin in thing.origin.items():
+        if name not in names:
+            raise PlatformError(f"{at}.origin' must name fields, or 'others' for the rest; got '{name}'.")
+        _one_of(origin, ORIGINS, f"{at}.origin.{name}'")
 
 
 def _one_of(value: str, allowed: tuple[str, ...], at: str) -> None:

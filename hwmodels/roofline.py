@@ -46,7 +46,9 @@ def widened_peak(peaks: Mapping[str, float], dtype: str, owner: str) -> float:
 
 
 def time_s(work: Work, device: Device) -> Array:
-    """Seconds, elementwise: launch_overhead_s + max(flops / (peak · e_c), bytes / (read bandwidth · e_m)).
+    """Seconds, elementwise: by the kernel model of the device's engine where there is one (hwmodels.kernel_times), else
+
+        launch_overhead_s + max(flops / (peak · e_c), bytes / (read bandwidth · e_m))
 
     e_c and e_m are the efficiencies of the kind of work (hwmodels.efficiency). No work takes no time.
 
@@ -56,9 +58,20 @@ def time_s(work: Work, device: Device) -> Array:
     >>> time_s(work, gpu).tolist()  # 0.5 s and max(1e12 / 5e11, 1e9 / 1e9) = 2 s; then 1e9 / 1e9 = 1 s
     [2.5, 1.5]
     """
+    overhead, busy = split_s(work, device)
+    return overhead + busy
+
+
+def split_s(work: Work, device: Device) -> tuple[Array, Array]:
+    """`time_s` in two parts: (launch, what it takes to move the bytes and to compute)."""
+    measured = device.kernels.seconds(work) if device.kernels is not None else None
+    if measured is not None:
+        total, launch_s = np.maximum(measured[0], floor_s(work, device)), measured[1]
+        overhead = np.minimum(launch_s, total - floor_s(work, device))
+        return overhead, total - overhead
     compute, memory = _compute_and_memory_s(work, device, efficiency(device, work.kind))
     busy = np.maximum(compute, memory)
-    return np.where(busy > 0, device.launch_overhead_s + busy, 0.0)
+    return np.where(busy > 0, device.launch_overhead_s, 0.0), busy
 
 
 def floor_s(work: Work, device: Device) -> Array:
@@ -69,7 +82,8 @@ def floor_s(work: Work, device: Device) -> Array:
 
 def is_memory_bound(work: Work, device: Device) -> np.ndarray:
     """Elementwise: whether moving the bytes takes at least as long as computing."""
-    compute, memory = _compute_and_memory_s(work, device, efficiency(device, work.kind))
+    fraction = efficiency(device, work.kind) if device.kernels is None else _IDEAL
+    compute, memory = _compute_and_memory_s(work, device, fraction)
     return np.asarray(memory >= compute)
 
 

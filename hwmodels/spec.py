@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from hwmodels.datasheet import find_datasheet
 from hwmodels.device import Device, Link, ReadRate, check_device, check_link
 from hwmodels.efficiency import efficiency
 from hwmodels.errors import PlatformError
@@ -166,7 +167,7 @@ class Platform:
         rests = [s for s in stops[1:-1] if self.devices[s].kind == "dram"]
         return list(itertools.pairwise([stops[0], *rests, stops[-1]]))
 
-    def media(self, src: str, dst: str) -> list[tuple[str, float]]:
+    def media(self, src: str, dst: str, pinned: bool = True) -> list[tuple[str, float]]:
         """Everything a copy occupies, with its achievable bytes per second, in order of travel.
 
         Links appear per direction ("pcie0:down" from `a` to `b`, else "pcie0:up"), memories of kind dram and
@@ -178,7 +179,8 @@ class Platform:
             return []
         media = self._memory_medium(stops[0])
         for link, start, end in zip(self.route(src, dst), stops[:-1], stops[1:], strict=True):
-            media.append((f"{link.name}:{'down' if link.a == start else 'up'}", link.effective_bytes_per_s))
+            rate = link.effective_bytes_per_s if pinned else link.pageable_bytes_per_s
+            media.append((f"{link.name}:{'down' if link.a == start else 'up'}", rate))
             media += self._memory_medium(end)
         return media
 
@@ -200,12 +202,21 @@ def _named_devices(devices: Mapping[str, Any], where: str) -> dict[str, Device]:
             strict(ReadRate, point, where, PlatformError, f"{at}[{index}]")
             for index, point in enumerate(device.read_bytes_per_s_table)
         ]
-        named[key] = replace(device, name=key, read_bytes_per_s_table=table)
+        named[key] = _with_datasheet(replace(device, name=key, read_bytes_per_s_table=table), fields, where)
         check_device(named[key], where)
     for name, device in named.items():
         if device.kind == "cpu" and (device.memory not in named or named[device.memory].kind != "dram"):
             raise PlatformError(f"{where}: field 'devices.{name}.memory' must name a dram, got '{device.memory}'.")
     return named
+
+
+def _with_datasheet(device: Device, given: Mapping[str, Any], where: str) -> Device:
+    """Fills in what the file leaves to the datasheet."""
+    if not device.datasheet:
+        return device
+    sheet = find_datasheet(device.datasheet, f"{where}: field 'devices.{device.name}.datasheet'")
+    keys = ("peak_flop_per_s", "memory_capacity_bytes", "memory_read_bytes_per_s")
+    return replace(device, **{key: getattr(sheet, key) for key in keys if key not in given})
 
 
 def _with_memory(device: Device, devices: Mapping[str, Device]) -> Device:

@@ -10,6 +10,7 @@ the fewest for every prefix of the trace. For mixed sizes it is a reference, not
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from simulator.build import Run
@@ -69,7 +70,8 @@ class _Pass:
         device = platform.device(platform.workers[0])
         dense = DenseCosts.of(scenario.model, device, ideal)
         experts = ExpertCosts(scenario.model, run.layer_expert_bytes, device, ideal)
-        single = [experts.of(layer, 1)[0] for layer in range(len(run.layer_expert_bytes))]
+        alone_ps = functools.cache(experts.alone_ps)
+        least_ps = functools.cache(experts.least_ps)
         tier = _belady_tier(run) if belady else None
         lane = run.workers[0].loader.lane
         rates = [lane.best_rate_at(size) for size in run.layer_expert_bytes]
@@ -86,13 +88,10 @@ class _Pass:
             row = table[step.row]
             for layer, (blobs, counts) in enumerate(step.groups):
                 t += row[layer][0]
-                if counts is None:
-                    compute = single[layer] * len(blobs)
-                    last = single[layer]
-                else:
-                    costs = [experts.of(layer, count)[0] for count in counts]
-                    compute, last = sum(costs), min(costs, default=0)
-                t += compute + (experts.launch_ps if blobs else 0)
+                if blobs:
+                    served = counts or (1,) * len(blobs)
+                    t += least_ps(layer, tuple(served))
+                    last = min(served)
                 if tier is not None:
                     tier.view.group += 1
                     hits, misses = access(tier, tier.partitions[layer], blobs)
@@ -103,7 +102,7 @@ class _Pass:
                         flow_ps += alone[layer] * len(misses)
                         served_ps += (lane.latency_ps + alone[layer]) * len(misses)
                         landed_ps = max(lane.latency_ps + flow_ps, served_ps // lane.width)
-                        t = max(t, landed_ps + experts.launch_ps + last)
+                        t = max(t, landed_ps + experts.launch_ps(layer) + alone_ps(layer, last))
             t += row[-1][0]
             if not step.prefill and step.batch >= warmup_batches:
                 self.decode_ps += t - begin

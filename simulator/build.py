@@ -274,7 +274,7 @@ class _Builder:
     def _media(self, src: str, dst: str) -> list[Medium]:
         platform = self.scenario.platform
         media = []
-        for name, rate in platform.media(src, dst):
+        for name, rate in platform.media(src, dst, self.scenario.settings.pinned):
             if name not in self.media:
                 device = platform.devices.get(name)
                 table: Callable[[int, int], float] | None = None
@@ -366,6 +366,7 @@ class _Builder:
             cpu=cpu,
             exchange=exchange,
             recorder=self.recorder,
+            management=(to_ps(device.cache_lookup_s), device.cache_evict_s_per_byte * 1e12),
         )
 
     def _cpu_experts(self, worker: str) -> CpuExperts:
@@ -386,7 +387,7 @@ class _Builder:
         lane = next((lane for lane in self.fabric.lanes if lane.name == name), None)
         if lane is None:
             self._media(dram, worker)  # host DRAM is a medium of every copy
-            lane = self.fabric.add_lane(Lane(name, [self.media[dram]], costs.launch_ps, category="cpu"))
+            lane = self.fabric.add_lane(Lane(name, [self.media[dram]], costs.launch_ps(), category="cpu"))
         route = platform.route(dram, worker)
         rate = min(link.effective_bytes_per_s for link in route)
         ps_per_token = model.hidden * ACTIVATION_BYTES * 1e12 / rate

@@ -4,20 +4,22 @@ Parameter counts follow the public implementations of the architectures (Hugging
 file of experiments/conf/model names its source and the published totals it is tested against.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from omegaconf import MISSING
 
 from hwmodels import Work, operators
 from hwmodels.operators import Number
 from hwmodels.strict import strict
 from simulator.model_attention import AttentionSpec
+from simulator.model_recurrent import RecurrentSpec
 from simulator.model_rules import problems
 
 PHASES = ("prefill", "decode")
+Kind = AttentionSpec | RecurrentSpec
 _NORM_BITS = 16.0
 
 
@@ -25,11 +27,20 @@ class ModelError(ValueError):
     """A model description that cannot be; the message is one sentence."""
 
 
+def _read_kind(part: Any, where: str, field: str) -> Kind:
+    """A kind of attention, or of recurrent layer: that which has a state."""
+    if isinstance(part, Mapping) and "state_values" in part:
+        return strict(RecurrentSpec, part, where, ModelError, field)
+    return strict(AttentionSpec, part, where, ModelError, field)
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """A Mixture-of-Experts transformer. Layers count from 0.
+    """A Mixture-of-Experts transformer, or a dense one. Layers count from 0.
 
-    attention, attention_pattern   kinds of attention by name; layer i has kind pattern[i mod length]
+    experts             per MoE layer; 0: a dense model, then top_k and expert_intermediate are 0 too
+    attention, attention_pattern   kinds of attention (or of recurrent layers: those with state_values) by name; layer i
+                        has kind pattern[i mod length]
     encoder_layers      the first so many layers are a bidirectional encoder without KV cache; the others
                         then have cross-attention too, its key length taken to be that of the self-attention
     first_dense_layers, moe_every  of the layers after the first dense ones every moe_every-th is MoE
@@ -86,14 +97,11 @@ class ModelSpec:
         Raises ModelError: one sentence which names `where`, the field and what was expected.
         """
         spec = strict(cls, mapping, where, ModelError)
-        kinds = {
-            name: strict(AttentionSpec, part, where, ModelError, f"attention.{name}")
-            for name, part in spec.attention.items()
-        }
+        kinds = {name: _read_kind(part, where, f"attention.{name}") for name, part in spec.attention.items()}
         pattern = spec.attention_pattern or list(kinds)[:1]
         spec = replace(spec, attention=kinds, attention_pattern=pattern, native_top_k=spec.native_top_k or spec.top_k)
         for problem in problems(spec):
-            raise ModelError(f"{where}: {problem}.")
+            raise ModelError(" ".join(f"{where}: {problem}.".split()))
         return spec
 
     def _repr_html_(self) -> str:
@@ -111,16 +119,18 @@ class ModelSpec:
 
     @cached_property
     def moe_layers(self) -> tuple[int, ...]:
-        """Indices of the layers with routed experts."""
+        """Indices of the layers with routed experts; a dense model (experts: 0) has none."""
+        if not self.experts:
+            return ()
         first = self.first_dense_layers + self.moe_every - 1
         return tuple(range(first, self.layers, self.moe_every))
 
-    def attention_of(self, layer: int) -> AttentionSpec:
+    def attention_of(self, layer: int) -> Kind:
         """The kind of attention of this layer. Raises ModelError for a layer that does not exist."""
         if not 0 <= layer < self.layers:
             raise ModelError(f"model '{self.name}': layer {layer} does not exist, it has {self.layers}.")
-        spec: AttentionSpec = self.attention[self.attention_pattern[layer % len(self.attention_pattern)]]
-        return spec
+        kind: Kind = self.attention[self.attention_pattern[layer % len(self.attention_pattern)]]
+        return kind
 
     def _has_cross_attention(self, layer: int) -> bool:
         return 0 < self.encoder_layers <= layer
@@ -195,17 +205,21 @@ class ModelSpec:
         table counts once, as the head.
         """
         idle = len(self.moe_layers) * (self.experts - self.top_k) * self.expert_params
+        idle += sum(self.attention_of(layer).idle_params(self.hidden) for layer in range(self.layers))
         table = 0 if include_embedding or self.tied_embeddings else self.vocab * self.hidden
         return self.total_params - idle - table
 
     def kv_bytes(self, kv_tokens: int) -> int:
-        """Bytes of the KV cache of one sequence of `kv_tokens` tokens; a windowed layer keeps its window."""
-        values = 0
+        """Bytes of the KV cache of one sequence of `kv_tokens` tokens; a windowed layer keeps its window, a recurrent
+        one its state, however short the sequence.
+        """
+        values, states = 0, 0.0
         for layer in range(self.encoder_layers, self.layers):
             kind = self.attention_of(layer)
             kept = kv_tokens if kind.window is None else min(kv_tokens, kind.window)
             values += kept * kind.cached_values * (1 + self._has_cross_attention(layer))
-        return round(values * self.kv_bits / 8)
+            states += kind.state_bytes
+        return round(values * self.kv_bits / 8 + states)
 
     # Work
 
@@ -221,40 +235,11 @@ class ModelSpec:
         if phase not in PHASES:
             raise ModelError(f"phase must be prefill or decode, got '{phase}'.")
         kind = self.attention_of(layer)
-        return self._attend(kind, tokens, kv_len, phase, causal=layer >= self.encoder_layers)
-
-    def _attend(self, kind: AttentionSpec, tokens: Number, kv_len: Number, phase: str, causal: bool) -> Work:
-        t, length = np.asarray(tokens, dtype=np.float64), np.asarray(kv_len, dtype=np.float64)
-        if phase == "decode":
-            pairs = operators.attended_pairs(t, length, kind.window, causal=False)
-            read = pairs
-        else:
-            pairs = operators.attended_pairs(t, length, kind.window, causal)
-            reach = np.inf if kind.window is None else kind.window - 1
-            read = np.where(t > 0, np.minimum(length, reach + t), 0.0)
-        token_bytes = kind.cached_values * self.kv_bits / 8
-        if not kind.is_mla:
-            return operators.attention(
-                t, pairs, read, kind.heads, kind.key_dim, kind.value_dim, token_bytes, self.dtype
-            )
-        absorbed = operators.attention(
-            t, pairs, read, kind.heads, kind.cached_values, kind.kv_lora_rank, token_bytes, self.dtype
-        )
-        expanded = operators.attention(
-            t, pairs, read, kind.heads, kind.key_dim, kind.value_dim, token_bytes, self.dtype
-        )
-        expand_flops = 2.0 * np.maximum(read - t, 0.0) * kind.up_projection
-        expand_bytes = 2.0 * read * kind.heads * (kind.head_dim + kind.value_dim) * operators.ACTIVATION_BYTES
-        cheaper = absorbed.flops <= expanded.flops + expand_flops
-        return Work(
-            "attention",
-            self.dtype,
-            np.where(cheaper, absorbed.flops, expanded.flops + expand_flops),
-            np.where(cheaper, absorbed.size_bytes, expanded.size_bytes + expand_bytes),
-        )
+        causal = layer >= self.encoder_layers
+        return kind.work(tokens, kv_len, phase, causal, self.kv_bits, self.dtype, "attention")
 
     def layer_dense_work(self, layer: int, tokens: Number, kv_len: Number, phase: str = "prefill") -> list[Work]:
-        """Everything of this layer but routed experts, in order: norms, QKV projections, attention, output
+        """Everything of this layer but routed experts, kernel by kernel: norms, QKV projections, attention, output
         projection (again for cross-attention), router, shared experts, dense feed-forward block.
 
         `phase` as in `attention_work`; the default is right for one sequence, also for its single tokens.
@@ -262,62 +247,52 @@ class ModelSpec:
         kind, hidden = self.attention_of(layer), self.hidden
         times = 1 + self._has_cross_attention(layer)
         norm_values = hidden * (self.norms_per_layer + times - 1)
-        works = [operators.elementwise(tokens, norm_values, norm_values * _NORM_BITS / 8, self.dtype)]
-        for block in range(times):
-            attend = (
-                self._attend(kind, tokens, kv_len, phase, causal=False)
-                if block
-                else self.attention_work(layer, tokens, kv_len, phase=phase)
-            )
-            output_values = kind.heads * kind.value_dim + hidden
+        works = [operators.elementwise(tokens, norm_values, norm_values * _NORM_BITS / 8, self.dtype, "norms")]
+        bits, dtype = self.bits("attention"), self.linear_dtype or self.dtype
+        for cross in ("", "cross-")[:times]:
             works += [
-                self._linear(tokens, kind.qkv_weights(hidden), hidden + kind.qkv_outputs(), "attention"),
-                attend,
-                self._linear(tokens, kind.o_weights(hidden), output_values, "attention"),
+                operators.gemm(tokens, n, k, bits, dtype, f"{cross}QKV projection") for n, k in kind.projections(hidden)
             ]
+            causal = not cross and layer >= self.encoder_layers
+            works += kind.works(tokens, kv_len, phase, causal, self.kv_bits, self.dtype, f"{cross}attention")
+            works.append(operators.gemm(tokens, hidden, kind.output_width, bits, dtype, f"{cross}output projection"))
         if layer in self.moe_layers:
-            weights = hidden * self.experts
-            size = weights * self.default_bits / 8
-            works.append(operators.linear(tokens, weights, size, hidden + self.experts, self.dtype))
+            works.append(operators.gemm(tokens, self.experts, hidden, self.default_bits, self.dtype, "router"))
+            works.append(operators.route(tokens, self.experts, self.top_k, self.dtype))
             if self.shared_intermediate:
-                works.append(self._feed_forward(tokens, self.shared_intermediate, "shared"))
+                works += self._feed_forward(tokens, self.shared_intermediate, "shared", "shared experts")
         if self._has_dense_ffn(layer):
-            works.append(self._feed_forward(tokens, self.dense_intermediate, "dense"))
+            works += self._feed_forward(tokens, self.dense_intermediate, "dense", "dense FFN")
         return works
 
     def expert_work(self, tokens: Number) -> Work:
         """One routed expert applied to `tokens` tokens."""
-        width = self.expert_intermediate
-        return operators.feed_forward(
+        return operators.expert(
             tokens,
             self.hidden,
-            width,
-            self._ffn_weights(width),
+            self.expert_intermediate,
+            self.ffn_matrices,
             self.expert_bytes,
             self.linear_dtype or self.dtype,
-            "grouped_gemm",
         )
 
     def head_work(self, tokens: Number) -> list[Work]:
         """Final norm and LM head for the `tokens` positions whose logits are wanted."""
-        table = self.vocab * self.hidden
-        part = "embedding" if self.tied_embeddings else "head"
-        size = table * self.bits(part) / 8
-        norm_size = self.hidden * _NORM_BITS / 8
+        bits = self.bits("embedding" if self.tied_embeddings else "head")
         return [
-            operators.elementwise(tokens, self.hidden, norm_size, self.dtype),
-            operators.linear(tokens, table, size, self.hidden + self.vocab, self.dtype),
+            operators.elementwise(tokens, self.hidden, self.hidden * _NORM_BITS / 8, self.dtype, "norms"),
+            operators.gemm(tokens, self.vocab, self.hidden, bits, self.dtype, "LM head"),
         ]
 
     def embedding_work(self, tokens: Number) -> Work:
         """Look-up of `tokens` rows of the embedding table."""
         return operators.embedding(tokens, self.hidden, self.hidden * self.bits("embedding") / 8, self.dtype)
 
-    def _linear(self, tokens: Number, weights: int, activations: int, part: str) -> Work:
-        size = weights * self.bits(part) / 8
-        return operators.linear(tokens, weights, size, activations, self.linear_dtype or self.dtype)
-
-    def _feed_forward(self, tokens: Number, width: int, part: str) -> Work:
-        weights = self._ffn_weights(width)
-        size = weights * self.bits(part) / 8
-        return operators.feed_forward(tokens, self.hidden, width, weights, size, self.linear_dtype or self.dtype)
+    def _feed_forward(self, tokens: Number, width: int, part: str, name: str) -> list[Work]:
+        """Gate and up in one product, the activation function, down."""
+        dtype, wide = self.linear_dtype or self.dtype, (self.ffn_matrices - 1) * width
+        return [
+            operators.gemm(tokens, wide, self.hidden, self.bits(part), dtype, name),
+            operators.activation(tokens, width, self.ffn_matrices, dtype, name),
+            operators.gemm(tokens, self.hidden, width, self.bits(part), dtype, name),
+        ]

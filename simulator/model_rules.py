@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from simulator.model_attention import attention_problems
+from simulator.model_recurrent import RecurrentSpec, recurrent_problems
 
 if TYPE_CHECKING:
     from simulator.model import ModelSpec
 
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
 """Far above any model: a slip of the keyboard should not fill the memory."""
 
 
@@ -17,21 +18,13 @@ def problems(spec: "ModelSpec") -> Iterator[str]:
     for key in ("name", "source"):
         if not getattr(spec, key).strip():
             yield f"field '{key}' must not be empty"
-    positive = (
-        "layers",
-        "hidden",
-        "vocab",
-        "experts",
-        "top_k",
-        "native_top_k",
-        "expert_intermediate",
-        "moe_every",
-    )
-    for key in positive:
+    dense = spec.experts == 0
+    routed = ("experts", "top_k", "native_top_k", "expert_intermediate")
+    for key in ("layers", "hidden", "vocab", *([] if dense else routed), "moe_every"):
         if getattr(spec, key) < 1:
             yield f"field '{key}' must be at least 1, got {getattr(spec, key)}"
-    if spec.layers > _MOST_LAYERS:
-        yield f"field 'layers' must be at most {_MOST_LAYERS}, got {spec.layers}"
+    if spec.layers > MOST_LAYERS:
+        yield f"field 'layers' must be at most {MOST_LAYERS}, got {spec.layers}"
     for key in (
         "encoder_layers",
         "first_dense_layers",
@@ -41,6 +34,9 @@ def problems(spec: "ModelSpec") -> Iterator[str]:
     ):
         if getattr(spec, key) < 0:
             yield f"field '{key}' must not be negative, got {getattr(spec, key)}"
+    for key in (*routed, "shared_intermediate", "first_dense_layers", "dense_branch"):
+        if dense and getattr(spec, key):
+            yield f"field '{key}' must be 0 or left out, as the model is dense (experts: 0), got {getattr(spec, key)}"
     for key in ("top_k", "native_top_k"):
         if getattr(spec, key) > spec.experts:
             yield f"field '{key}' must be at most experts ({spec.experts}), got {getattr(spec, key)}"
@@ -49,7 +45,7 @@ def problems(spec: "ModelSpec") -> Iterator[str]:
     for key in ("encoder_layers", "first_dense_layers"):
         if getattr(spec, key) >= max(spec.layers, 1):
             yield f"field '{key}' must be below layers ({spec.layers}), got {getattr(spec, key)}"
-    if not spec.moe_layers:
+    if not dense and not spec.moe_layers:
         yield f"field 'moe_every' leaves no MoE layer among {spec.layers} layers, got {spec.moe_every}"
     if not spec.dense_intermediate and (spec.dense_branch or len(spec.moe_layers) < spec.layers):
         yield "field 'dense_intermediate' must be above zero, as the model has dense feed-forward blocks"
@@ -74,5 +70,5 @@ def problems(spec: "ModelSpec") -> Iterator[str]:
     if set(spec.attention) - set(spec.attention_pattern):
         yield f"field 'attention_pattern' must use every kind under attention ({', '.join(spec.attention)})"
     for name, kind in spec.attention.items():
-        for problem in attention_problems(kind):
+        for problem in recurrent_problems(kind) if isinstance(kind, RecurrentSpec) else attention_problems(kind):
             yield f"field 'attention.{name}.{problem}"

@@ -94,6 +94,7 @@ class Tier:
         self.pins: set[int] = set()
         self.view = LayerView(self)
         self.evictions = 0
+        self.evicted_bytes = 0
         self.draining: list[tuple[Transfer, Partition]] = []
 
     def look_up(self, blobs: Sequence[int]) -> tuple[Sequence[int], list[Transfer], list[int]]:
@@ -162,6 +163,7 @@ class Tier:
             cache.on_evict(victim)
         partition.used_bytes -= freed
         self.evictions += len(victims)
+        self.evicted_bytes += freed
         return freed
 
     def withdraw(self, partition: Partition, transfer: Transfer) -> None:

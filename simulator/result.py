@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,8 @@ class Result:
     """A finished run. Tables are built when asked for; times in seconds, sizes in bytes."""
 
     run: Run
+    draws: list[dict[str, Any]] = field(default_factory=list)
+    """Of runs on machines with drawn constants: number of the draw, and metrics (experiments.uncertainty)."""
 
     def __repr__(self) -> str:
         made = self.run.scenario
@@ -218,6 +220,7 @@ class Result:
             "energy_j": energy,
             "energy_per_token_j": energy / all_tokens if all_tokens else None,
             **asdict(self.bounds),
+            **_intervals(self.draws),
         }
 
     @cached_property
@@ -280,6 +283,16 @@ def _merged(run: Run) -> list[StepRecord]:
             mine.prefetch_bytes += other.prefetch_bytes
             mine.useful_prefetches += other.useful_prefetches
     return first
+
+
+def _intervals(draws: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Metric -> 5th and 95th percentile over draws, as `<metric>_p5` and `<metric>_p95`; None where it is missing."""
+    found: dict[str, float | None] = {}
+    for name in [name for name in (draws or [{}])[0] if name != "draw"]:
+        values = [row[name] for row in draws]
+        for percent in (5, 95):
+            found[f"{name}_p{percent}"] = None if None in values else float(np.percentile(values, percent))
+    return found
 
 
 def _share(records: list[StepRecord], name: str) -> float | None:

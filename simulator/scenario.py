@@ -49,7 +49,8 @@ class Settings:
     cache_bytes: expert budget of each worker (None: what its memory leaves after dense weights,
     KV cache and workspace); host_cache_bytes: expert budget of host memory when home is an SSD
     (None: three quarters of it); workspace_bytes: activations and runtime, per worker; chunk_bytes:
-    grain at which copies can be displaced or cancelled; io_threads: SSD reads at once; seed: of
+    grain at which copies can be displaced or cancelled; io_threads: SSD reads at once; pinned: whether host
+    memory is page-locked (else copies are staged, see Link.pageable_efficiency); seed: of
     every random draw; stepwise: an event for every operation (slow, same result); timeline: keep
     compute and transfers for a Chrome trace; timeline_requests: of how many requests, spread evenly over
     the run (None: of all); timeline_slices: about how many slices in all, so that the file stays some
@@ -61,6 +62,7 @@ class Settings:
     workspace_bytes: int = 512 * 2**20
     chunk_bytes: int = 2**20
     io_threads: int = 4
+    pinned: bool = True
     seed: int = 0
     stepwise: bool = False
     timeline: bool = False

@@ -29,7 +29,7 @@ class Track(NamedTuple):
 class Slice:
     """Something that takes time. Times in ps.
 
-    kind: step; dense, experts, expert, results, tail (of a worker); demand, prefetch, activations (of a
+    kind: step; dense, management, experts, expert, results, tail (of a worker); demand, prefetch, activations (of a
     lane); cpu (an expert on the host CPU). layer: routed layer, -1 where there is none.
     """
 

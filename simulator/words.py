@@ -15,6 +15,7 @@ CAUSES = {
     "dram": "host memory",
     "all_to_all": "all-to-all",
     "nvlink": "NVLink",
+    "management": "cache management",
 }
 
 
@@ -53,6 +54,9 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
             ("tokens/s", f"{s['tokens_per_s']:.2f}"),
             ("TPOT", f"{seconds(tpot)} mean, {seconds(s['tpot_p50_s'])} median, {seconds(s['tpot_p99_s'])} p99"),
         ]
+    if s.get("tpot_mean_s_p5") is not None:
+        low, high = seconds(s["tpot_mean_s_p5"]), seconds(s["tpot_mean_s_p95"])
+        rows.append(("calibration", f"TPOT {low} to {high} on 90 % of machines with drawn constants"))
     rows.append(("TTFT", "not in trace" if s["ttft_mean_s"] is None else f"{seconds(s['ttft_mean_s'])} mean"))
     rate = percent(s["hit_rate"])
     extra = [f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "on CPU")) if s[key]]

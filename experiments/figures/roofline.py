@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from experiments.figures.style import COLUMN_IN, figure, legend_shape, save, str
 from experiments.figures.table import checked
 from hwmodels import Device, Work, time_s
 from hwmodels.roofline import peak_flop_per_s
+from simulator.engine import PS_PER_S
+from simulator.runtime.costs import ExpertCosts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,19 +33,19 @@ def roofline_points(
     phase "decode": that many sequences of `kv_tokens` tokens each, one new token per sequence; "prefill": a prompt
     of that many tokens. The routed experts of a layer run as one launch, as in the simulator, and share the tokens
     evenly: of E experts with top k, n tokens use E (1 - (1 - k/E)^n) on average. Columns: operator, dtype, tokens,
-    flops, size_bytes, intensity_flop_per_byte, time_s (with launch and efficiencies), flop_per_s.
+    flops, size_bytes, intensity_flop_per_byte, time_s (with launches), flop_per_s.
     """
     import pandas as pd
 
     rows = []
     for n in tokens:
-        for name, work in _operators(model, n, kv_tokens if phase == "decode" else n, phase):
-            flops, size_bytes = float(work.flops), float(work.size_bytes)
-            duration_s = float(time_s(work, device))
+        for name, works, duration_s in _operators(model, device, n, kv_tokens if phase == "decode" else n, phase):
+            flops = float(sum(work.flops.sum() for work in works))
+            size_bytes = float(sum(work.size_bytes.sum() for work in works))
             rows.append(
                 {
                     "operator": name,
-                    "dtype": work.dtype,
+                    "dtype": works[0].dtype,
                     "tokens": n,
                     "flops": flops,
                     "size_bytes": size_bytes,
@@ -54,29 +57,29 @@ def roofline_points(
     return pd.DataFrame(rows)
 
 
-def _operators(model: ModelSpec, tokens: int, kv_tokens: int, phase: str) -> Iterator[tuple[str, Work]]:
-    """One of each kind: of every kind of attention, and of the other parts that of the first layer which has it."""
+def _operators(
+    model: ModelSpec, device: Device, tokens: int, kv_tokens: int, phase: str
+) -> Iterator[tuple[str, list[Work], float]]:
+    """One of each kind, with its kernels and seconds: of every kind of attention, and of the other parts that of the
+    first layer which has it."""
     many = len(set(model.attention_pattern)) > 1
     seen: set[str] = set()
     for layer in range(model.encoder_layers, model.layers):
         kind = model.attention_pattern[layer % len(model.attention_pattern)]
-        names = ["norms"]
-        for block in ("", "cross-") if model.encoder_layers else ("",):
-            attention = f"{block}attention ({kind})" if many else f"{block}attention"
-            names += [f"{block}QKV projection", attention, f"{block}output projection"]
-        if layer in model.moe_layers:
-            names += ["router", *(["shared experts"] if model.shared_intermediate else [])]
-        if model.dense_branch or layer not in model.moe_layers:
-            names.append("dense FFN")
         works = model.layer_dense_work(layer, tokens, kv_tokens, phase)
-        for name, work in zip(names, works, strict=True):
-            if name not in seen:
-                seen.add(name)
-                yield name, work
-    used = model.experts * (1.0 - (1.0 - model.top_k / model.experts) ** tokens)
-    one = model.expert_work(tokens * model.top_k / used)
-    yield "routed experts", Work(one.kind, one.dtype, one.flops * used, one.size_bytes * used)
-    yield "LM head", model.head_work(tokens if phase == "decode" else 1)[-1]
+        for name, group in groupby(works, lambda work: work.name):
+            label = f"{name} ({kind})" if many and name.endswith("attention") else name
+            if label not in seen:
+                seen.add(label)
+                mine = list(group)
+                yield label, mine, float(sum(time_s(work, device) for work in mine))
+    used = round(model.experts * (1.0 - (1.0 - model.top_k / model.experts) ** tokens))
+    share, rest = divmod(tokens * model.top_k, used)
+    counts = [share + (number < rest) for number in range(used)]
+    duration_s = ExpertCosts(model, [model.expert_bytes], device).together(0, counts)[0] / PS_PER_S
+    yield "routed experts", [model.expert_work(np.array(counts))], duration_s
+    head = model.head_work(tokens if phase == "decode" else 1)[-1]
+    yield "LM head", [head], float(time_s(head, device))
 
 
 def roofline(points: pd.DataFrame, device: Device, stem: Path, *, width_in: float = COLUMN_IN) -> list[Path]:

@@ -25,6 +25,7 @@ _LOOKS: dict[str, tuple[str, str, str, str]] = {
     "prefetch": ("prefetch", "#8fd9c2", "....", "black"),
     "cpu": ("expert on the CPU", COLOURS[1], "xxxx", "black"),
     "results": ("results from the CPU", COLOURS[6], "", "black"),
+    "management": ("cache management", "#999999", "\\\\\\", "black"),
     "activations": ("activations", COLOURS[5], "----", "black"),
 }
 _SAME = {"tail": "dense", "expert": "experts"}

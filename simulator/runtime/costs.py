@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from hwmodels import Device, Work, floor_s, is_memory_bound, time_s
+from hwmodels import Device, Work, floor_s, is_memory_bound, split_s
+from hwmodels.kernels.moe import TILES
 from simulator.engine import PS_PER_S
 from simulator.model import ModelSpec
 from simulator.plan import Block
@@ -21,9 +23,7 @@ Parts = tuple[int, tuple[int, int, int]]  # total ps, and that by what bounds it
 
 def _parts_s(work: Work, device: Device, ideal: bool) -> np.ndarray:
     """Seconds of one operation by what bounds it: [..., 3]; `ideal`: what physics allows."""
-    total = np.asarray(floor_s(work, device) if ideal else time_s(work, device))
-    overhead = np.where(total > 0, 0.0 if ideal else device.launch_overhead_s, 0.0)
-    busy = total - overhead
+    overhead, busy = (np.zeros_like(work.flops), floor_s(work, device)) if ideal else split_s(work, device)
     memory = is_memory_bound(work, device)
     return np.stack([overhead, np.where(memory, busy, 0.0), np.where(memory, 0.0, busy)], axis=-1)
 
@@ -127,18 +127,40 @@ class DenseCosts:
         if kv.shape[1] == 1:
             return self._sum(batched)
         single = self._model.layer_dense_work(layer, new, kv)  # each request by itself, [steps, requests]
-        works = []
-        for together, alone in zip(batched, single, strict=True):
-            if together.kind == "attention":
-                flops = np.broadcast_to(alone.flops, kv.shape).sum(axis=1)
-                size_bytes = np.broadcast_to(alone.size_bytes, kv.shape).sum(axis=1)
-                together = Work(alone.kind, alone.dtype, flops, size_bytes)
-            works.append(together)
-        return self._sum(works)
+        return self._sum(
+            [
+                _joined(alone) if together.kind == "attention" else together
+                for together, alone in zip(batched, single, strict=True)
+            ]
+        )
 
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
         return sum((_parts_s(work, self._device, self._ideal) for work in works), np.zeros(3))
+
+
+def _joined(work: Work) -> Work:
+    """Attention of the requests of a step in one launch, from that of each, [steps, requests].
+
+    A kernel model takes sequences of one length: in decode the mean, in prefill the root of the mean square, as the
+    work grows with the length and with its square.
+    """
+    shape = {name: np.asarray(value, dtype=np.float64) for name, value in work.shape.items()}
+    there = np.broadcast_to(shape["tokens"] > 0, work.flops.shape)
+    count = np.maximum(there.sum(axis=1), 1)
+
+    def mean(value: np.ndarray) -> np.ndarray:
+        return np.asarray(np.where(there, value, 0.0).sum(axis=1) / count)
+
+    decode = shape["tokens"].max(axis=1) <= 1
+    square = {name: np.sqrt(mean(shape[name] ** 2)) for name in ("tokens", "kv_len")}
+    joined = {name: np.where(decode, mean(shape[name]), square[name]) for name in square}
+    return replace(
+        work,
+        flops=work.flops.sum(axis=1),
+        size_bytes=work.size_bytes.sum(axis=1),
+        shape={**work.shape, **joined, "sequences": there.sum(axis=1).astype(np.float64)},
+    )
 
 
 def _of(row: list[int], mine: list[int] | None) -> list[int]:
@@ -146,56 +168,66 @@ def _of(row: list[int], mine: list[int] | None) -> list[int]:
 
 
 class ExpertCosts:
-    """Routed experts on a processor: ps by tokens served, without launch; grown on demand."""
+    """Routed experts on a processor, by layer and the tokens that each expert serves."""
 
     def __init__(self, model: ModelSpec, layer_expert_bytes: list[int], device: Device, ideal: bool = False) -> None:
-        self.launch_ps = 0 if ideal else int(to_ps_array(np.asarray(device.launch_overhead_s)))
         per_size = {}
         for size in sorted(set(layer_expert_bytes)):
             variant = model if size == model.expert_bytes else model.with_experts_bits(8 * size / model.expert_params)
             key = (id(model), id(device), size, ideal)
-            per_size[size] = _EXPERTS.of(key, functools.partial(_ExpertTable, model, variant, device, ideal))
+            make = _KernelTable if device.engine and not ideal else _AdditiveTable
+            per_size[size] = _EXPERTS.of(key, functools.partial(make, model, variant, device, ideal))
         self._tables = [per_size[size] for size in layer_expert_bytes]
 
-    def of(self, layer: int, tokens: int) -> tuple[int, int]:
-        """(ps, MEMORY or COMPUTE) of one expert of this routed layer serving `tokens` tokens."""
-        return self._tables[layer].of(tokens)
+    def alone_ps(self, layer: int, tokens: int) -> int:
+        """One expert that serves so many tokens, without launch."""
+        total, (launch, _, _) = self._tables[layer].together((tokens,))
+        return total - launch
+
+    def launch_ps(self, layer: int = 0) -> int:
+        """What starting one expert costs before it does anything."""
+        return self._tables[layer].together((1,))[1][0]
 
     def single(self, most: int) -> list[list[Parts]]:
         """[layer][n]: n experts that serve one token each, run as one launch; n up to `most`."""
-        table = []
-        for expert in self._tables:
-            cost_ps, bound = expert.of(1)
-            table.append([self._parts(cost_ps * n, bound) if n else (0, (0, 0, 0)) for n in range(most + 1)])
-        return table
+        rows = {id(table): [table.together((1,) * n) for n in range(most + 1)] for table in self._tables}
+        return [rows[id(table)] for table in self._tables]
 
-    def together(self, layer: int, tokens: Iterable[int]) -> Parts:
+    def together(self, layer: int, tokens: Sequence[int]) -> Parts:
         """Experts that serve the given tokens each, run as one launch."""
+        return self._tables[layer].together(tokens)
+
+    def least_ps(self, layer: int, tokens: Sequence[int]) -> int:
+        """What experts that serve the given tokens each take at least, however they are divided into launches."""
+        return self._tables[layer].least_ps(tokens)
+
+
+class _AdditiveTable:
+    """Experts of one size one after the other: each costs what its own roofline says, a launch is paid once."""
+
+    def __init__(self, origin: ModelSpec, model: ModelSpec, device: Device, ideal: bool) -> None:
+        self._origin = origin  # kept, as its id is part of the key
+        self._model, self._device, self._ideal = model, device, ideal
+        self._launch_ps = 0 if ideal else int(to_ps_array(np.asarray(device.launch_overhead_s)))
+        self._rows: list[tuple[int, int]] = []
+        self._grow(64)
+
+    def together(self, tokens: Sequence[int]) -> Parts:
+        if not tokens:
+            return 0, (0, 0, 0)
+        if max(tokens) >= len(self._rows):
+            self._grow(2 * max(tokens))
         memory = compute = 0
         for count in tokens:
-            cost_ps, bound = self.of(layer, count)
+            cost_ps, bound = self._rows[count]
             if bound == MEMORY:
                 memory += cost_ps
             else:
                 compute += cost_ps
-        return self.launch_ps + memory + compute, (self.launch_ps, memory, compute)
+        return self._launch_ps + memory + compute, (self._launch_ps, memory, compute)
 
-    def _parts(self, cost_ps: int, bound: int) -> Parts:
-        split = (self.launch_ps, cost_ps, 0) if bound == MEMORY else (self.launch_ps, 0, cost_ps)
-        return self.launch_ps + cost_ps, split
-
-
-class _ExpertTable:
-    def __init__(self, origin: ModelSpec, model: ModelSpec, device: Device, ideal: bool) -> None:
-        self._origin = origin  # kept, as its id is part of the key
-        self._model, self._device, self._ideal = model, device, ideal
-        self._rows: list[tuple[int, int]] = []
-        self._grow(64)
-
-    def of(self, tokens: int) -> tuple[int, int]:
-        if tokens >= len(self._rows):
-            self._grow(2 * tokens)
-        return self._rows[tokens]
+    def least_ps(self, tokens: Sequence[int]) -> int:
+        return self.together(tokens)[0]
 
     def _grow(self, tokens: int) -> None:
         parts = to_ps_array(_parts_s(self._model.expert_work(np.arange(tokens + 1)), self._device, self._ideal))
@@ -204,5 +236,58 @@ class _ExpertTable:
         self._rows = list(zip((memory + compute).tolist(), bound.tolist(), strict=True))
 
 
+class _KernelTable:
+    """Experts of one size on a GPU, by the model of its engine's grouped GEMMs; launches asked for twice are kept."""
+
+    def __init__(self, origin: ModelSpec, model: ModelSpec, device: Device, ideal: bool) -> None:
+        assert device.kernels is not None
+        self._origin = origin
+        self._top_k = model.top_k
+        self._times = device.kernels.experts(
+            model.hidden,
+            model.expert_intermediate,
+            model.ffn_matrices,
+            model.experts,
+            model.expert_bytes,
+            model.linear_dtype or model.dtype,
+        )
+        self._floor = _AdditiveTable(origin, model, device, True)
+        self._kept: dict[tuple[int, ...], Parts] = {}
+
+    def together(self, tokens: Sequence[int]) -> Parts:
+        if not tokens:
+            return 0, (0, 0, 0)
+        most, active, pairs = max(tokens), len(tokens), sum(tokens)
+        if most <= TILES[0]:
+            tiles = (active,) * len(TILES)
+        else:
+            tiles = tuple(sum(-(-count // tile) for count in tokens) for tile in TILES)
+        # distinct tokens are not known: at least the busiest expert's, and every token has at most top_k pairs
+        distinct = max(most, -(-pairs // self._top_k))
+        key = (active, pairs, distinct, *tiles)
+        if key not in self._kept:
+            self._kept[key] = self._parts(tokens, distinct, tiles, None)
+        return self._kept[key]
+
+    def least_ps(self, tokens: Sequence[int]) -> int:
+        """As one launch in which every expert has the tile that suits it best: the smooth maximum of sums is at most
+        the sum of smooth maxima (Minkowski), all other terms add up or are paid once."""
+        if not tokens:
+            return 0
+        rows = self._times.least_rows(np.asarray(tokens, dtype=np.float64)).sum()
+        return self._parts(tokens, max(tokens), (len(tokens),) * len(TILES), rows)[0]
+
+    def _parts(self, tokens: Sequence[int], distinct: int, tiles: Sequence[int], rows: float | None) -> Parts:
+        numbers = [np.array([value], dtype=np.float64) for value in (distinct, sum(tokens), len(tokens))]
+        column = np.array(tiles, dtype=np.float64)[:, None]
+        rows_done = None if rows is None else np.array([rows])
+        overhead, busy = self._times.seconds(numbers[0], numbers[1], numbers[2], column, rows_done)
+        overhead_ps, busy_ps = (int(to_ps_array(part)[0]) for part in (overhead, busy))
+        floor_ps, (_, memory, compute) = self._floor.together(tokens)
+        busy_ps = max(busy_ps, floor_ps)
+        split = (overhead_ps, busy_ps, 0) if memory >= compute else (overhead_ps, 0, busy_ps)
+        return overhead_ps + busy_ps, split
+
+
 _DENSE: _Kept[DenseCosts] = _Kept(KEPT_COSTS)
-_EXPERTS: _Kept[_ExpertTable] = _Kept(KEPT_COSTS)
+_EXPERTS: _Kept[_AdditiveTable | _KernelTable] = _Kept(KEPT_COSTS)

@@ -21,7 +21,8 @@ CUT = "the timeline shows only the first steps of some requests (settings.timeli
 
 
 class Segment(NamedTuple):
-    """Time in which a worker computed. kind: dense, experts (those that were here), expert, results, tail.
+    """Time in which a worker was busy. kind: dense, management (of its cache), experts (those here), expert, results,
+    tail.
 
     layer: routed layer, -1 for the tail; uses: the transfers without which it could not have run.
     """

@@ -27,7 +27,8 @@ DENSE, EXPERTS, COMBINE, TAIL = Op.DENSE, Op.EXPERTS, Op.COMBINE, Op.TAIL
 class StepRecord:
     """What one step did on one worker. Times in ps, sizes in bytes, counts of experts.
 
-    late: needed while their prefetch was still in flight; useful: prefetched and then used.
+    late: needed while their prefetch was still in flight; useful: prefetched and then used; busy: the worker
+    computed or managed its cache; managed: the latter alone; evicted: on this worker, for whatever reason.
     """
 
     number: int
@@ -47,6 +48,9 @@ class StepRecord:
     prefetches: int = 0
     prefetch_bytes: int = 0
     useful_prefetches: int = 0
+    busy_ps: int = 0
+    managed_ps: int = 0
+    evicted_bytes: int = 0
     waited_ps: dict[str, int] = field(default_factory=dict)  # attribution: category -> ps
 
 
@@ -54,7 +58,8 @@ class Worker(Stream):
     """Runs its tasks of each step, in order, at its own local time.
 
     `groups_of(step)` and `guesses_of(step)` give the experts this worker owns; `tasks` its part of
-    the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram").
+    the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram"). `management` is
+    what its cache costs: ps per look-up of a layer and ps per evicted byte.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Worker(Stream):
         cpu: CpuExperts | None = None,
         exchange: Exchange | None = None,
         recorder: Recorder | None = None,
+        management: tuple[int, float] = (0, 0.0),
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -98,6 +104,8 @@ class Worker(Stream):
         self._exchange = exchange
         self.recording: Recorder | None = None  # the recorder, in steps that it records
         self._recorder = recorder
+        self._management = management if any(management) else None
+        self._evicted_bytes = 0  # of which the time has been spent
         self._fetched_ahead: list[list[Transfer]] = [[] for _ in range(layers)]
         self._experts_per_layer = len(tier.slots) // layers
         self._layer_bytes = tier.sizes[:: self._experts_per_layer]
@@ -132,7 +140,7 @@ class Worker(Stream):
             groups, guesses = exchange.own(self.rank, step)
         tier.view.prefill = step.prefill
         nothing: Sequence[int] = ()
-        busy = 0
+        busy, busy_before_ps, evicted_before_bytes = 0, self.busy_ps, tier.evicted_bytes
         for op, layer, after, task in self._chain:
             if after:
                 assert exchange is not None
@@ -159,6 +167,8 @@ class Worker(Stream):
             for partition in {id(p): p for p in tier.partitions}.values():
                 partition.cache.on_sequence_end(tier.view)
         record.end_ps = t
+        record.busy_ps = self.busy_ps - busy_before_ps
+        record.evicted_bytes = tier.evicted_bytes - evicted_before_bytes
         record.waited_ps = path.totals()
         self.records.append(record)
         if recorder is not None:
@@ -230,6 +240,9 @@ class Worker(Stream):
 
         begin = t
         ends, parts = path.ends, path.parts
+        if self._management is not None and blobs:
+            t = self._manage(layer, t)
+        managed = t
         if hits:
             found = len(hits)
             record.hits += found
@@ -246,7 +259,7 @@ class Worker(Stream):
             recorder.asked_ahead(self.name, (transfer for row in self._fetched_ahead for transfer in row), begin)
             recorder.room(tier, begin)
             if hits:
-                recorder.ran_resident(self.name, layer, (begin, t), hits, fetched)
+                recorder.ran_resident(self.name, layer, (managed, t), hits, fetched)
         busy = t - begin
         if waiting:
             t = yield from self._stream(layer, hits, arriving, waiting, tokens, t)
@@ -290,6 +303,19 @@ class Worker(Stream):
             if self._fetched_ahead[layer]:  # fetched already for the next time this layer runs
                 pins.update(transfer.blob for transfer in self._fetched_ahead[layer])
         return t
+
+    def _manage(self, layer: int, t: int) -> int:
+        """Spend what the look-up, and the evictions since the last one, cost this worker; loads flow meanwhile."""
+        assert self._management is not None
+        lookup_ps, ps_per_byte = self._management
+        evicted_bytes = self.tier.evicted_bytes
+        spent = lookup_ps + round(ps_per_byte * (evicted_bytes - self._evicted_bytes))
+        self._evicted_bytes = evicted_bytes
+        self.record.managed_ps += spent
+        self.path.add(t + spent, "management")
+        if self.recording is not None:
+            self.recording.ran(self.name, f"cache {layer}", (t, t + spent), "management", layer)
+        return t + spent
 
     def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:
         transfers = self.loader.load(partition, blobs, t, True)
@@ -456,7 +482,7 @@ class CpuExperts:
     def submit(self, layer: int, blob: int, tokens: int, now_ps: int) -> Transfer:
         """Start an expert that serves `tokens` tokens; its transfer lands when it has run."""
         size = self._sizes[blob]
-        busy_ps, _ = self._costs.of(layer, tokens)
+        busy_ps = self._costs.alone_ps(layer, tokens)
         cap = max(1, size * 1_000_000_000_000 // max(1, busy_ps))
         work = Transfer(blob, size, True, cap)
         self._fabric.submit(self._lane, work, now_ps)

@@ -38,14 +38,14 @@ class Work:
         processor = scenario.platform.device(device or scenario.platform.workers[0])
         self._dense = DenseCosts(scenario.model, processor)
         self._experts = ExpertCosts(scenario.model, [EXPERT_BYTES] * len(scenario.model.moe_layers), processor)
-        self.launch_ps = self._experts.launch_ps
+        self.launch_ps = self._experts.launch_ps()
 
     def dense(self, step: Step, layer: int, mine: list[int] | None = None) -> int:
         return self._dense.table(step.block, mine)[step.row][layer][0]
 
     def expert(self, layer: int, tokens: int) -> int:
         """Without the launch."""
-        return self._experts.of(layer, tokens)[0]
+        return self._experts.alone_ps(layer, tokens)
 
 
 def group_ps(work: Work, layer: int, blobs: list[int], tokens: list[int] | None) -> int:

@@ -7,14 +7,18 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.cli import main
 from traces import data_path, open_trace
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("tutorial", "policies", "fidelity", "sweeps", "timeline"))]
-ELSEWHERE = ("demo", "figure")  # what other tests run
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline")),
+]
+ELSEWHERE = ("calibrate", "demo", "figure")  # what other tests run
 MACHINES = ("submitit", "launcher=ray")  # and what needs a cluster
 CUT = ["workload.requests=1", "workload.max_decode_tokens=4"]
 
@@ -55,6 +59,10 @@ def workplace(tmp_path, monkeypatch):
     shutil.copy(conf / "model" / "qwen3_30b_a3b.yaml", tmp_path / "my_model.yaml")
     write_route(tmp_path / "route.csv")
     shutil.copy(tmp_path / "route.csv", tmp_path / "my_log.route.csv")
+    shutil.copy(ROOT / "hwmodels" / "devices" / "h100_sxm.yaml", tmp_path / "my_gpu.yaml")
+    rows = pd.read_parquet(ROOT / "hwmodels" / "measurements" / "gemm.parquet").iloc[::500]
+    rows.to_parquet(tmp_path / "rows.parquet")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
     return tmp_path
 
 

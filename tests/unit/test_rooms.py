@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "simulator": {"traces", "hwmodels"},
     "experiments": {"traces", "hwmodels", "simulator"},
 }
+WITH_TORCH = ("traces/capture", "experiments/tiny_moe")  # only with the extra `capture`
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 
 
@@ -33,7 +34,8 @@ def test_imports_go_one_way(path):
     assert others <= MAY_IMPORT[room]
     if room in ("traces", "hwmodels"):
         assert "simpy" not in imported(path)
-    assert "torch" not in imported(path)
+    if not path.relative_to(ROOT).as_posix().startswith(WITH_TORCH):
+        assert not {"torch", "transformers"} & imported(path)
 
 
 def test_policies_and_cost_models_never_see_the_clock():

@@ -57,15 +57,15 @@ def read(group, mapping):
         assert_one_sentence(error, "spoilt.yaml")
         return None
     if isinstance(found, Platform):
-        work = operators.linear(1, 10, 20, 3, "fp32")
+        work = operators.gemm(1, 5, 2, 16, "fp32")
         for worker in found.workers:
             if "fp32" in found.devices[worker].peak_flop_per_s:
                 assert 0 < time_s(work, found.devices[worker]) < math.inf
             assert all(rate > 0 for _, rate in found.media(found.home, worker))
     else:
-        assert found.expert_bytes > 0
+        assert (found.expert_bytes > 0) == (found.experts > 0)
         assert found.total_params >= found.active_params() > 0
-        assert 0 < found.top_k <= found.experts
+        assert (0 < found.top_k <= found.experts) or found.experts == found.top_k == 0
         assert all(layer < found.layers for layer in found.moe_layers)
         for work in found.layer_dense_work(0, 1, 10):
             assert work.size_bytes >= 0
@@ -119,6 +119,8 @@ def test_every_field_with_a_unit_refuses_another_unit(path):
 
 
 GPU = ("devices", "gpu0")
+NO_SHEET = {"kind": "gpu", "source": "made up", "peak_flop_per_s": {"bf16": 1e12}, "memory_capacity_bytes": 2**30}
+NO_SHEET["memory_read_bytes_per_s"] = 1e9
 PLATFORM_MUST_REFUSE = {
     "no name": (("name",), DELETE, "'name' is missing"),
     "blank name": (("name",), " ", "'name' must not be empty"),
@@ -147,9 +149,14 @@ PLATFORM_MUST_REFUSE = {
     "negative latency": ((*GPU, "launch_overhead_s"), "-1 us", "launch_overhead_s' must not be negative"),
     "no peaks": ((*GPU, "peak_flop_per_s"), {}, "peak_flop_per_s' is required"),
     "unknown dtype": ((*GPU, "peak_flop_per_s"), {"fp7": 1}, "peak_flop_per_s' must be one of fp32"),
-    "zero peak": ((*GPU, "peak_flop_per_s", "bf16"), 0, "bf16' must be above zero, got 0"),
+    "zero peak": ((*GPU, "peak_flop_per_s"), {"bf16": 0}, "bf16' must be above zero, got 0"),
     "idle above full": ((*GPU, "idle_power_w"), 1000, "idle_power_w' must not be above tdp_w"),
-    "efficiency above 1": ((*GPU, "compute_efficiency"), {"gemm": 1.5}, "must be above 0 and at most 1"),
+    "efficiency above 1": ((*GPU, "compute_efficiency"), {"elementwise": 1.5}, "must be above 0 and at most 1"),
+    "efficiency beside an engine": ((*GPU, "memory_efficiency"), {"gemm": 0.5}, "does nothing beside an engine"),
+    "unknown engine": ((*GPU, "engine"), "vllm", "'devices.gpu0.engine' must be one of VLLM, TRTLLM, got 'vllm'"),
+    "engine without datasheet": (("devices", "gpu0"), {**NO_SHEET, "engine": "VLLM"}, "engine' needs a datasheet"),
+    "unknown datasheet": ((*GPU, "datasheet"), "voodoo2", "datasheet' must name a datasheet (a100_sxm"),
+    "datasheet of a cpu": (("devices", "cpu", "datasheet"), "l40s", "datasheet' and 'engine' are only for a gpu"),
     "unknown operation": ((*GPU, "compute_efficiency"), {"fft": 0.5}, "must be one of gemm"),
     "memory of a gpu": ((*GPU, "memory"), "dram", "'devices.gpu0.memory' is only for a cpu"),
     "cpu on flash": (("devices", "cpu", "memory"), "ssd", "memory' must name a dram, got 'ssd'"),

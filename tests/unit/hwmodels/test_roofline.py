@@ -69,7 +69,7 @@ def test_a_memory_does_not_compute():
 
 
 def test_a_matrix_product_counts_two_operations_per_weight_and_token():
-    product = operators.linear([0, 1, 3], weights=6, weight_bytes=12, activations=5, dtype="bf16")
+    product = operators.gemm([0, 1, 3], n=2, k=3, weight_bits=16, dtype="bf16")
     assert product.flops.tolist() == [0, 12, 36]
     assert product.size_bytes.tolist() == [0, 12 + 10, 12 + 30]  # weights once; 5 values of 2 bytes a token
 

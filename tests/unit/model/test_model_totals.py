@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -7,27 +6,12 @@ from omegaconf import OmegaConf
 from simulator.model import ModelError, ModelSpec
 
 CONF = Path(__file__).parents[3] / "experiments/conf/model"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 GIB = 2**30
 
 
 def load(name, **changes):
     config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes)
     return ModelSpec.from_mapping(config, where=f"{name}.yaml")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_total_parameters_meet_the_published_total_within_1_percent(name):
-    model = load(name)
-    assert model.total_params == pytest.approx(model.published_total_params, rel=0.01)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "switch_base_8"])
-def test_active_parameters_meet_the_published_ones_within_their_rounding(name):
-    # Published with two or three digits: "2.4 B" for 2.45, "3.3 B" for 3.35, "37 B" for 36.6.
-    model = load(name)
-    active = model.active_params(include_embedding=model.published_active_includes_embedding)
-    assert active == pytest.approx(model.published_active_params, rel=0.022)
 
 
 @pytest.mark.parametrize(
@@ -56,26 +40,6 @@ def test_gpt_oss_meets_every_row_of_its_model_card(name, mlp, attention, tables,
     assert billions["attention"] == pytest.approx(attention, abs=0.006)
     assert billions["embedding"] + billions["lm_head"] == pytest.approx(tables, abs=0.006)
     assert sum(size for _, size in parts.values()) / GIB == pytest.approx(checkpoint_gib, abs=0.05)
-
-
-def test_totals_agree_with_the_collected_table():
-    folder = os.environ.get("MOESIM_EXTRA_DATA")
-    if not folder:
-        pytest.skip("MOESIM_EXTRA_DATA is not set")
-    table = OmegaConf.to_container(OmegaConf.load(Path(folder) / "models/models.yaml"))
-    computed = {row["name"]: row["computed_total_params"] for row in table["models"]}
-    named = {
-        "gpt_oss_20b": "gpt-oss-20b",
-        "gpt_oss_120b": "gpt-oss-120b",
-        "qwen3_30b_a3b": "Qwen3-30B-A3B",
-        "mixtral_8x7b": "Mixtral-8x7B",
-        "olmoe_1b_7b": "OLMoE-1B-7B",
-        "deepseek_v2_lite": "DeepSeek-V2-Lite",
-        "deepseek_v3": "DeepSeek-V3/R1",
-        "switch_base_8": "Switch-base-8",
-    }
-    for name, row in named.items():
-        assert load(name).total_params == pytest.approx(computed[row], rel=2e-4)
 
 
 def test_an_mxfp4_expert_stores_scales_and_biases():

@@ -58,18 +58,18 @@ def test_a_right_guess_flows_behind_the_load_and_is_late():
 
 
 def test_a_wrong_guess_is_cancelled_at_its_chunk_border_when_the_router_has_spoken():
-    """Layer 1 looks up in the second chunk of 4096 bytes of expert 2 (5.1 to 9.2 us into its transfer: six launches of
-    1 us and little else); that chunk ends, then the demanded expert 1 has the lane.
+    """Layer 1 looks up in the second chunk of 6000 bytes of expert 2 (7 to 13 us into its transfer: launches of 1 us
+    and little else); that chunk ends, then the demanded expert 1 has the lane.
     """
-    result = one_token(2, chunk_bytes=4096)
-    first = LATENCY + 2 * 4096 * 1000
+    result = one_token(2, chunk_bytes=6000)
+    first = LATENCY + 2 * 6000 * 1000
     assert log(result) == [
         (0, True, 0, LOAD),
         (6, False, LOAD, LOAD + first),
         (5, True, LOAD + first, 2 * LOAD + first),
     ]
     lane = result.run.fabric.lanes[0]
-    assert (lane.delivered_bytes, lane.cancelled_bytes) == (2 * EXPERT_BYTES + 8192, EXPERT_BYTES - 8192)
+    assert (lane.delivered_bytes, lane.cancelled_bytes) == (2 * EXPERT_BYTES + 2 * 6000, EXPERT_BYTES - 2 * 6000)
     (record,) = result.records
     assert (record.prefetches, record.useful_prefetches) == (1, 0)
 
@@ -80,10 +80,10 @@ def test_a_wrong_guess_in_one_chunk_delays_the_demand_by_its_whole_length():
 
 
 def test_a_wrong_guess_that_is_not_cancelled_resumes_after_the_demand():
-    result = one_token(2, chunk_bytes=4096, cancel=False)
+    result = one_token(2, chunk_bytes=6000, cancel=False)
     result.run.fabric.advance(10**12)
-    first = LATENCY + 2 * 4096 * 1000
-    rest = LATENCY + (EXPERT_BYTES - 2 * 4096) * 1000
+    first = LATENCY + 2 * 6000 * 1000
+    rest = LATENCY + (EXPERT_BYTES - 2 * 6000) * 1000
     assert log(result)[1:] == [
         (6, False, LOAD, LOAD + first),
         (5, True, LOAD + first, 2 * LOAD + first),
@@ -96,8 +96,8 @@ def test_a_guess_that_is_waited_for_is_promoted_unless_the_policy_says_otherwise
     """Guessed 2, then 1, and the wrong one is not cancelled: promoted, 1 displaces 2 at its second chunk's border; else
     it keeps its place behind the whole of 2.
     """
-    result = one_token(2, 1, chunk_bytes=4096, promote=promote, cancel=False)
-    begin = LOAD + LATENCY + 2 * 4096 * 1000 if promote else 2 * LOAD
+    result = one_token(2, 1, chunk_bytes=6000, promote=promote, cancel=False)
+    begin = LOAD + LATENCY + 2 * 6000 * 1000 if promote else 2 * LOAD
     assert log(result)[2] == (5, promote, begin, begin + LOAD)
     assert counts(result)["late"] == 1
 

@@ -1,0 +1,112 @@
+"""The shipped models have the parameters that were published for them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.cli import main
+from simulator.model import ModelSpec
+
+CONF = Path(__file__).parents[3] / "experiments/conf/model"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+# Where a published figure is not met: what the description gives instead, and why.
+TOTALS = {
+    "glam_64b_64e": 1.1618e12,  # published in two digits, 1.2 T
+    "llama_4_scout": 107.77e9,  # 109 B with the vision tower
+    "openmoe_34b": 35.40e9,  # 34 B is a name
+    "openmoe_8b": 9.305e9,  # 8.7 B; the config gives more
+}
+ACTIVE = {
+    "glam_8b_64e": 10.72e9,  # 9.8 B
+    "glm_4_5": 32.86e9,  # 32 B
+    "glm_4_5_air": 12.80e9,  # 12 B
+    "jetmoe_8b": 2.331e9,  # 2.2 B
+    "minimax_m2": 10.42e9,  # 10 B
+    "minimax_m2_5": 10.42e9,
+    "openmoe_8b": 2.740e9,  # 2.1 B
+    "qwen3_next_80b_a3b": 3.564e9,  # 3 B, by name
+}
+COLLECTED = {  # name here -> name in the collected table, where they differ
+    "DeepSeek-V3": "DeepSeek-V3/R1",
+    "GLaM-8B/64E": 'GLaM-8B/64E (the "143B" used by Duplex)',
+    "LLaMA-MoE-3.5B (2 of 8)": "LLaMA-MoE-3.5B-2of8",
+    "LLaMA-MoE-3.5B (4 of 16)": "LLaMA-MoE-3.5B-4of16",
+    "LLaMA-MoE-3.0B (2 of 16)": "LLaMA-MoE-3.0B-2of16",
+}
+
+
+def load(name):
+    return ModelSpec.from_mapping(OmegaConf.load(CONF / f"{name}.yaml"), where=f"{name}.yaml")
+
+
+MODELS = {name: load(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_total_parameters_meet_the_published_total_within_1_percent(name):
+    model = MODELS[name]
+    assert (model.published_total_params == pytest.approx(model.total_params, rel=0.01)) == (name not in TOTALS)
+    assert model.total_params == pytest.approx(TOTALS.get(name, model.published_total_params), rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if MODELS[name].published_active_params])
+def test_active_parameters_meet_the_published_ones_within_their_rounding(name):
+    # Published with two or three digits: "2.4 B" for 2.45, "3.3 B" for 3.35, "37 B" for 36.6.
+    model = MODELS[name]
+    active = model.active_params(include_embedding=model.published_active_includes_embedding)
+    assert (model.published_active_params == pytest.approx(active, rel=0.022)) == (name not in ACTIVE)
+    assert active == pytest.approx(ACTIVE.get(name, model.published_active_params), rel=0.022)
+
+
+def test_every_collected_architecture_is_shipped_with_its_total():
+    folder = os.environ.get("MOESIM_EXTRA_DATA")
+    if not folder:
+        pytest.skip("MOESIM_EXTRA_DATA is not set")
+    table = OmegaConf.to_container(OmegaConf.load(Path(folder) / "models/models.yaml"))
+    rows = {row["name"]: row for row in table["models"]}
+    shipped = {COLLECTED.get(model.name, model.name): model for model in MODELS.values()}
+    assert set(rows) <= set(shipped)
+    for name, row in rows.items():
+        assert shipped[name].total_params == pytest.approx(row["computed_total_params"], rel=2e-4), name
+        assert shipped[name].expert_params == pytest.approx(row["expert_params"], rel=4e-4), name  # ours with biases
+        assert len(shipped[name].moe_layers) == row["config"]["n_moe_layers"], name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_a_name_of_its_own_and_a_source(name):
+    assert len(MODELS[name].source) > 20
+    assert [model.name for model in MODELS.values()].count(MODELS[name].name) == 1
+
+
+def test_a_cache_holds_what_the_architecture_keeps():
+    # Jamba: 4 of 32 layers keep keys and values of 8 heads · 128; 28 keep 8192 · 16 in fp32 and 3 inputs of 8192
+    assert MODELS["jamba_v0_1"].kv_bytes(1000) == 4 * 1000 * 2 * 8 * 128 * 2 + 28 * (8192 * 16 * 4 + 3 * 8192 * 2)
+    # Qwen3-Next: 12 of 48 layers 2 heads · 256; 36 keep 32 · 128 · 128 in fp32 and 3 inputs of 8192
+    delta = 36 * (32 * 128 * 128 * 4 + 3 * 8192 * 2)
+    assert MODELS["qwen3_next_80b_a3b"].kv_bytes(1000) == 12 * 1000 * 2 * 2 * 256 * 2 + delta
+    # DeepSeek-V3.2: one key of 128 for the indexer beside DeepSeek-V3's 576
+    assert MODELS["deepseek_v3_2"].kv_bytes(10) == MODELS["deepseek_v3"].kv_bytes(10) * (576 + 128) // 576
+    # Hunyuan-Large: every second layer uses the cache of the one before
+    assert MODELS["hunyuan_large"].kv_bytes(10) == 32 * 10 * 2 * 8 * 80 * 2
+    # MiMo-V2-Flash: 9 full layers of 4 heads, 39 windows of 128 with 8, keys of 192 and values of 128
+    assert MODELS["mimo_v2_flash"].kv_bytes(1000) == (9 * 1000 * 4 + 39 * 128 * 8) * (192 + 128) * 2
+
+
+def test_the_list_has_a_line_for_each_model_in_columns(capsys):
+    assert main(["list", "models"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["total", "active", "stored"]
+    assert [line.split()[0] for line in lines] == NAMES
+    assert max(map(len, lines)) <= 100
+    by_name = {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+    assert by_name["gpt_oss_20b"] == "20.9 B 3.6 B 12.8 GiB 24 of 24 32 4 12.6 MiB"
+    assert by_name["llama_3_1_8b"] == "8.0 B 7.5 B 15.0 GiB dense"
+
+
+def test_a_dense_model_is_shown_and_no_trace_of_experts_fits_it(capsys):
+    assert main(["show", "llama_3_1_8b"]) == 0
+    assert "dense; 8.0 B parameters" in capsys.readouterr().out
+    assert main(["run", "model=llama_3_1_8b"]) == 2
+    assert "it has 32 experts per layer, the model 0." in capsys.readouterr().err
