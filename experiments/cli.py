@@ -19,6 +19,16 @@ example: moesim sweep policy/cache=lru,lfu,belady 'cache_gib=range(2,9)'
 KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments", "figures")
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the indentation of commands, so that the longest keeps its help on its line."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            length = len(self._format_action_invocation(command)) + self._current_indent
+            self._action_max_length = max(self._action_max_length, length)
+
+
 class _UsageError(ValueError):
     """A command line that cannot be read."""
 
@@ -40,8 +50,10 @@ def parser() -> argparse.ArgumentParser:
         prog="moesim",
         description="Trace-driven discrete-event simulator of Mixture-of-Experts inference.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
+        add_help=False,
     )
+    top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="simulate what the overrides describe (Hydra's grammar)")
@@ -82,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     _printing(search, "print the best points as JSON")
 
-    figure = commands.add_parser("figure", help="draw a named figure (moesim list figures), running what it needs")
+    figure = commands.add_parser("figure", help="draw a named figure (moesim list figures) and run what it needs")
     figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
     figure.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="added to every run")
     figure.add_argument("--out", metavar="FOLDER", help="folder to write (default: runs/figures)")
@@ -108,6 +120,12 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument("--rows", metavar="FILE", help="write one row per token (.csv or .parquet)")
     beside.add_argument("--json", action="store_true", help="print the figures as JSON")
 
+    why = commands.add_parser("explain", help="the constants a run depended on most, and where they are from")
+    why.add_argument("run", metavar="RUN", help="folder of the run, such as runs/run")
+    why.add_argument("--metric", default="tpot_mean_s", help="or ttft_mean_s, tokens_per_s (default: tpot_mean_s)")
+    why.add_argument("--requests", type=int, default=4, metavar="N", help="run at most so many (default: 4)")
+    why.add_argument("--json", action="store_true", help="print as JSON")
+
     ops = commands.add_parser("ops", help="times of GPU kernels by fitted models")
     works = ops.add_subparsers(dest="action", metavar="ACTION", required=True)
     ask = works.add_parser("predict", help="add predicted times to the rows of a table")
@@ -116,13 +134,19 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--table", help="name of the measured table, if the columns do not tell")
     ask.add_argument("--device", action="append", default=[], metavar="YAML", help="a datasheet of one's own")
 
-    fitting = commands.add_parser("calibrate", help="fit the kernel models to measurements")
+    fitting = commands.add_parser("calibrate", help="fit the kernel models; 'calibrate local' measures this machine")
     fitting.add_argument("kernels", nargs="*", metavar="KERNEL", help="some of the models (default: all)")
-    fitting.add_argument("--out", metavar="FOLDER", help="where to write the parameters (default: the package's own)")
+    fitting.add_argument("--out", metavar="FOLDER", help="folder of the fitted files (default: the package's own)")
     fitting.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
-    fitting.add_argument("--report", metavar="FILE", help="write the table of errors, as Markdown")
+    fitting.add_argument("--no-fit", action="store_true", help="fit nothing: report on the files that are there")
+    fitting.add_argument("--report", metavar="FILE.md", help="write the page of their errors, and its figures beside")
 
-    trace = commands.add_parser("trace", help="convert traces of other formats")
+    checking = commands.add_parser("validate", help="recorded runs of a machine: fit one, predict the others")
+    recorded = checking.add_subparsers(dest="action", metavar="ACTION", required=True)
+    phone = recorded.add_parser("phone", help="a phone that streams experts from flash")
+    phone.add_argument("--out", required=True, metavar="FOLDER", help="where to write report, figure and platform")
+
+    trace = commands.add_parser("trace", help="import traces, transform them, their statistics")
     actions = trace.add_subparsers(dest="action", metavar="ACTION", required=True)
     bring = actions.add_parser("import", help="convert a file of any known format")
     bring.add_argument("source", metavar="SOURCE", help="the foreign file")
@@ -132,6 +156,50 @@ def parser() -> argparse.ArgumentParser:
     bring.add_argument("--dataset", help="what the requests were")
     bring.add_argument("--licence", help="of the data")
     bring.add_argument("--origin", help="where the file was published")
+    bring.add_argument("--num-experts", type=int, metavar="N", help="experts per layer, if the file does not say")
+    text = "of a cut or damaged file, keep the whole requests before the fault"
+    bring.add_argument("--salvage", action="store_true", help=text)
+    change = actions.add_parser("transform", help="crop, filter, sample, shuffle, combine, … into another trace")
+    change.add_argument("source", metavar="SOURCE", help="name of a shipped trace, or a path")
+    change.add_argument("destination", metavar="DEST", help="the trace file to write (.parquet)")
+    text = "such as 'crop 128' or 'shuffle global seed=1'; may be repeated, done in order; 'help' lists them"
+    change.add_argument("--do", dest="steps", action="append", required=True, metavar="STEP", help=text)
+    record = actions.add_parser("capture", help="record the routing of a Hugging Face model (needs torch)")
+    record.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hugging Face hub")
+    record.add_argument("--prompts", required=True, metavar="FILE", help='JSON lines of {"prompt": …, "task": …}')
+    record.add_argument("--out", required=True, metavar="TRACE", help="the trace file to write (.parquet), resumable")
+    record.add_argument("--requests", type=int, metavar="N", help="only the first so many prompts")
+    record.add_argument("--prompt-tokens", type=int, default=0, metavar="N", help="cut prompts there (default: whole)")
+    record.add_argument("--new-tokens", type=int, default=64, metavar="N", help="to generate (default: 64)")
+    record.add_argument("--batch", type=int, default=8, metavar="N", help="prompts run together (default: 8)")
+    record.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default: 1)")
+    record.add_argument("--top-p", type=float, default=1.0, metavar="P", help="of sampling (default: 1)")
+    record.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (default: 0)")
+    record.add_argument("--probabilities", action="store_true", help="also of the experts that were not chosen")
+    record.add_argument("--probability-bits", type=int, default=24, metavar="N", help="round them (8: as bfloat16)")
+    record.add_argument("--guesses", type=int, default=0, metavar="D", help="look ahead so many layers, 0 to 3")
+    record.add_argument("--tokens", metavar="FILE", help="also write the token ids, as JSON lines (default: not)")
+    record.add_argument("--dtype", default="auto", help="of the weights (default: the model's own)")
+    record.add_argument("--device", default="cpu", help="of torch, such as cuda (default: cpu)")
+    record.add_argument("--revision", help="of a model on the hub")
+    record.add_argument("--name", help="of the model in the trace (default: the last part of MODEL)")
+    record.add_argument("--dataset", default="", help="what the prompts are")
+    record.add_argument("--licence", default="", help="of the trace")
+    record.add_argument("--overhead", action="store_true", help="measure what the hooks cost, and write nothing")
+    measure = actions.add_parser("stats", help="load, locality, hit curves, transitions, beside their controls")
+    measure.add_argument("trace", nargs="?", metavar="TRACE", help="name of a shipped trace, or a path")
+    measure.add_argument("--requests", type=int, metavar="N", help="only the first so many requests")
+    measure.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffled controls (default: 0)")
+    measure.add_argument("--html", metavar="FILE", help="also write a page with pictures")
+    measure.add_argument("--report", metavar="FILE.md", help="instead: write a page of all shipped traces")
+    measure.add_argument("--json", action="store_true", help="print as JSON")
+
+    model = commands.add_parser("model", help="import a model from a Hugging Face config.json")
+    uses = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+    described = uses.add_parser("import", help="write the model file of a config.json")
+    described.add_argument("config", metavar="CONFIG.json", help="the file, or a folder that holds a config.json")
+    described.add_argument("--out", metavar="FILE.yaml", help="file to write (default: print it)")
+    described.add_argument("--name", help="of the model (default: as the file says)")
 
     listing = commands.add_parser("list", help="what there is to choose from")
     listing.add_argument("kind", choices=KINDS, metavar="KIND", nargs="?", help=", ".join(KINDS))
@@ -144,6 +212,24 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="runs/demo", help="folder to write (default: runs/demo)")
     demo.add_argument("--requests", type=int, default=10, help="how many requests of the trace (default: 10)")
     return top
+
+
+def local_parser() -> argparse.ArgumentParser:
+    """The grammar of `moesim calibrate local`."""
+    local = _Parser(
+        prog="moesim calibrate local",
+        description="Measure this machine and write it as a platform file, ready for platform=FILE.",
+    )
+    local.add_argument("--out", default="my_machine.yaml", metavar="FILE", help="(default: my_machine.yaml)")
+    local.add_argument("--folder", default=".", metavar="FOLDER", help="on the drive to measure (default: this one)")
+    text = "also run a small offloading loop, simulate it, and write both here as CSV"
+    local.add_argument("--prove", metavar="FOLDER", help=text)
+    local.add_argument("--repetitions", type=int, default=7, metavar="N", help="of every figure (default: 7)")
+    local.add_argument("--threads", type=int, default=0, metavar="N", help="for products (default: all cores but one)")
+    choices = ("auto", "torch", "numpy")
+    local.add_argument("--backend", choices=choices, default="auto", help="for products (default: torch if installed)")
+    local.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; the figures are poor")
+    return local
 
 
 def _complete(prefix: str, **_: object) -> list[str]:
@@ -189,6 +275,10 @@ def _refuse(message: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:2] == ["calibrate", "local"]:
+        from experiments.commands import calibrate_local
+
+        return calibrate_local.main(local_parser().parse_args(arguments[2:]))
     options, rest = parser().parse_known_args(arguments)
     if options.command in ("run", "sweep", "search", "figure"):
         options.overrides += [item for item in rest if not item.startswith("-")]  # overrides behind a switch

@@ -32,8 +32,10 @@ GIB = 2**30
 KEPT = 256  # models, platforms, policies or traces of each kind kept between runs of one process
 TABLES = ("steps", "requests", "layers", "experts", "devices", "links")
 MARK = "provenance.json"  # a folder that holds it, and nothing that we do not write, is a run folder of ours
-FILES = (MARK, "summary.json", "config.yaml", "timeline.json", *(f"{table}.parquet" for table in TABLES))
+DRAWS = "draws.parquet"
+FILES = (MARK, "summary.json", "config.yaml", "timeline.json", DRAWS, *(f"{table}.parquet" for table in TABLES))
 _AT_LEAST = {"settings.workspace_bytes": 0, "settings.chunk_bytes": 1, "settings.io_threads": 1, "seed": 0}
+_AT_LEAST |= {"uncertainty.draws": 0, "uncertainty.seed": 0}
 
 
 def plain(cfg: Mapping[Any, Any]) -> dict[str, Any]:
@@ -133,7 +135,13 @@ def run_config(cfg: Mapping[str, Any], progress: Callable[[int], None] | None = 
     """
     from simulator.result import simulate
 
-    return simulate(scenario_from_config(cfg), progress)
+    result = simulate(scenario_from_config(cfg), progress)
+    wanted = cfg["uncertainty"]
+    if wanted["draws"]:
+        from experiments.uncertainty import calibration_draws
+
+        result.draws = calibration_draws(result, wanted["draws"], wanted["seed"])
+    return result
 
 
 def _bytes(gib: float | None) -> int | None:
@@ -206,7 +214,8 @@ def write_result(result: Result, cfg: DictConfig, folder: Path) -> list[Path]:
     """Write a result to `folder`, all or nothing, and return the files. The same run gives the same bytes.
 
     summary.json, provenance.json (with the hash of the configuration), config.yaml, one Parquet file per
-    table, and timeline.json if `timeline` is set. A folder that is not a run folder is not touched.
+    table, draws.parquet if constants were drawn, and timeline.json if `timeline` is set. A folder that is not a run
+    folder is not touched.
     Raises ConfigError for a folder that cannot be used, OSError if writing fails.
     """
     with replaced(folder) as temporary:
@@ -216,6 +225,10 @@ def write_result(result: Result, cfg: DictConfig, folder: Path) -> list[Path]:
         (temporary / "config.yaml").write_text(OmegaConf.to_yaml(content, resolve=True), encoding="utf-8")
         for table in TABLES:
             write_table(getattr(result, table), temporary / f"{table}.parquet")
+        if result.draws:
+            import pandas as pd
+
+            write_table(pd.DataFrame(result.draws), temporary / DRAWS)
         if cfg.timeline:
             write_timeline(result, temporary / "timeline.json")
     return sorted(folder.iterdir())

@@ -51,6 +51,18 @@ class TraceFields:
 
 
 @dataclass
+class UncertaintyFields:
+    """Repeating a run on machines whose constants are drawn.
+
+    draws: how many (0: none); seed: of these draws; description: one line for people.
+    """
+
+    draws: int = 0
+    seed: int = 0
+    description: str = ""
+
+
+@dataclass
 class Label:
     """What a system or an experiment calls itself."""
 
@@ -86,6 +98,7 @@ class Config:
     trace: TraceFields = field(default_factory=TraceFields)
     workload: WorkloadFields = field(default_factory=WorkloadFields)  # type: ignore[valid-type]
     policy: PolicyFields = field(default_factory=PolicyFields)  # type: ignore[valid-type]
+    uncertainty: UncertaintyFields = field(default_factory=UncertaintyFields)
     settings: SettingsFields = field(default_factory=SettingsFields)  # type: ignore[valid-type]
 
 

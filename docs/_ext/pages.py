@@ -22,15 +22,24 @@ from simulator.plan import Workload
 from simulator.scenario import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-DESCRIBED_BY = {"workload": Workload, "settings": Settings}  # whose docstrings tell of the keys below these
+DESCRIBED_BY = {  # whose docstrings tell of the keys below these
+    "workload": Workload,
+    "settings": Settings,
+    "uncertainty": schema.UncertaintyFields,
+}
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.
 MODULES = {
-    "Traces": ["traces", "traces.importers"],
+    "Traces": ["traces", "traces.importers", "traces.transforms"],
     "Hardware": [
         "hwmodels",
         "hwmodels.datasheet",
         "hwmodels.predict",
+        "hwmodels.kernel_times",
+        "hwmodels.constants",
         "hwmodels.kernels",
+        "hwmodels.fit",
+        "hwmodels.calibrate",
+        "hwmodels.rival",
         "hwmodels.operators",
         "hwmodels.efficiency",
         "hwmodels.units",
@@ -41,7 +50,7 @@ MODULES = {
         "simulator.policies",
     ],
     "Experiments": [
-        *(f"experiments.{name}" for name in ("compose", "run", "catalogue", "results", "sweep", "figures")),
+        *(f"experiments.{name}" for name in ("compose", "run", "catalogue", "results", "sweep", "figures", "fidelity")),
     ],
 }
 INSIDE = {"simulator.policies"}
@@ -194,7 +203,11 @@ def configuration_page() -> str:
     listed = {group: catalogue.listed(kind) for kind, group in catalogue.KIND_GROUPS.items()}
     for row in catalogue.listed("policies"):
         listed.setdefault(f"policy/{row['role']}", []).append(row)
-    order = ["system", "model", "platform", "trace", "experiment", *(f"policy/{role}" for role in schema.roles())]
+    for name in choices()["uncertainty"]:
+        row = {"name": name, "description": catalogue.describe("uncertainty", catalogue.load("uncertainty", name))}
+        listed.setdefault("uncertainty", []).append(row)
+    order = ["system", "model", "platform", "trace", "experiment", "uncertainty"]
+    order += [f"policy/{role}" for role in schema.roles()]
     default = _default_choices()
     for group in order:
         lines += ["", f"## Choices of `{group}`", ""]

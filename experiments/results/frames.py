@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from experiments.compose import read_yaml
 from experiments.explain import ConfigError, did_you_mean, one_sentence
 from experiments.results.names import configuration_columns
-from experiments.run import MARK
+from experiments.run import DRAWS, MARK
 from experiments.schema import Config
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -56,6 +56,26 @@ def requests(*paths: Paths) -> pd.DataFrame:
         else:
             table.insert(0, "point", shift)
         tables.append(table)
+    return _tidy(pd.concat(tables, ignore_index=True))
+
+
+def draws(*paths: Paths) -> pd.DataFrame:
+    """One row per draw of the constants and point of `load(*paths)` that ran with `uncertainty=calibration`.
+
+    Columns: `point`, `draw`, `tpot_mean_s`, `ttft_mean_s`, `tokens_per_s`. Raises ConfigError if no point has draws.
+    """
+    tables = []
+    for folder, _, shift in _points(paths):
+        if (folder / DRAWS).is_file():
+            table = read_table(folder / DRAWS)
+            if _is_sweep(folder):
+                check_columns(table, "point")
+                table["point"] += shift
+            else:
+                table.insert(0, "point", shift)
+            tables.append(table)
+    if not tables:
+        raise ConfigError("no point has draws of its constants; run it with uncertainty=calibration.")
     return _tidy(pd.concat(tables, ignore_index=True))
 
 

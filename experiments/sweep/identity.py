@@ -14,7 +14,7 @@ from traces import TraceError, data_path
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("traces", "hwmodels", "simulator")  # code and calibration data
-FILES = ("experiments/run.py", "experiments/policy.py", "experiments/sweep/runner.py")
+FILES = ("experiments/run.py", "experiments/policy.py", "experiments/uncertainty.py", "experiments/sweep/runner.py")
 _LABELS = ("name", "out", "experiment")
 
 

@@ -148,7 +148,10 @@ def measures(result: Result) -> dict[str, Any]:
     metrics |= {f"{cause}_share": share for cause, share in shares.items()}
     rows = result.request_rows
     requests = {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
-    return {"metrics": metrics, "requests": requests, "remarks": list(result.provenance["remarks"])}
+    kept = {"metrics": metrics, "requests": requests, "remarks": list(result.provenance["remarks"])}
+    if result.draws:
+        kept["draws"] = {key: [row[key] for row in result.draws] for key in result.draws[0]}
+    return kept
 
 
 def _why(problem: BaseException) -> str:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.explain import ConfigError
-from experiments.run import check_folder, write_json
+from experiments.run import DRAWS, check_folder, write_json
 from experiments.sweep.batches import FOLDER as BATCHES
 from experiments.sweep.batches import on_launcher
 from experiments.sweep.identity import code_digest, point_id, trace_digest
 from experiments.sweep.journal import FOLDER, entries
 from experiments.sweep.points import Point, points
 from experiments.sweep.runner import Progress, SweepError, Task, run_tasks
-from experiments.sweep.tables import point_table, request_table, whole, write_file
+from experiments.sweep.tables import draw_table, point_table, request_table, whole, write_file
 from simulator.result import VERSION
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MARK = "sweep.json"
 POINTS, REQUESTS, FAILURES = "points.parquet", "requests.parquet", "failures.csv"
-_LEFT = re.compile(r"\.(sweep|points|requests|failures|best)\.\w{8}\.(json|parquet|csv)")
-SWEEP_FILES = (MARK, POINTS, REQUESTS, FAILURES, FOLDER, BATCHES)
+_LEFT = re.compile(r"\.(sweep|points|requests|draws|failures|best)\.\w{8}\.(json|parquet|csv)")
+SWEEP_FILES = (MARK, POINTS, REQUESTS, DRAWS, FAILURES, FOLDER, BATCHES)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def open_folder(
         "traces": dict(sorted(traces.items())),
     }
     if (folder / MARK).exists() and not _says(folder / MARK, about):
-        for name in set(ours) & {POINTS, REQUESTS, FAILURES, "best.csv"}:  # of another sweep; its journal stays
+        for name in set(ours) & {POINTS, REQUESTS, DRAWS, FAILURES, "best.csv"}:  # of another sweep; its journal stays
             (folder / name).unlink(missing_ok=True)
     with whole(folder / MARK) as temporary:
         write_json(temporary, about)
@@ -144,8 +144,13 @@ def write_tables(folder: Path, identified: Sequence[tuple[Point, str]], progress
         write_file(table, folder / POINTS)
         write_file(request_table(identified, found), folder / REQUESTS)
     else:
-        for name in (POINTS, REQUESTS):
+        for name in (POINTS, REQUESTS, DRAWS):
             (folder / name).unlink(missing_ok=True)
+    drawn = draw_table(identified, found)
+    if len(drawn):
+        write_file(drawn, folder / DRAWS)
+    else:
+        (folder / DRAWS).unlink(missing_ok=True)
     failed = [(point, identity) for point, identity in identified if identity in progress.failures]
     failures = {point.number: progress.failures[identity] for point, identity in failed}
     if failures:

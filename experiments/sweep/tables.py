@@ -91,6 +91,21 @@ def request_table(points: Sequence[tuple[Point, str]], found: dict[str, dict[str
     return frame
 
 
+def draw_table(points: Sequence[tuple[Point, str]], found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row per finished point and draw of its constants; empty if nothing was drawn."""
+    import pandas as pd
+
+    rows = [
+        pd.DataFrame({"point": point.number, **found[point_id]["draws"]})
+        for point, point_id in points
+        if "draws" in found.get(point_id, {})
+    ]
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.concat(rows, ignore_index=True)
+    return frame.astype({name: "float64" for name in frame if name not in ("point", "draw")})
+
+
 def write_file(table: pd.DataFrame, path: Path) -> None:
     """Write a table as Parquet or CSV, all or nothing."""
     with whole(path) as temporary:
