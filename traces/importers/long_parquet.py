@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,48 +26,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.importers._dense import dense_request, slots_are_ranked
-from traces.importers._models import canonical_name, resolve_native_top_k
+from traces.importers._json import first_bytes, parse_json
+from traces.importers._models import canonical_name, resolve_native_top_k, resolve_num_experts
+from traces.importers._options import ImportOptions
 from traces.schema import RequestTrace, TraceError, TraceMeta
 
+_DAMAGE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises on damaged bytes
 REQUIRED_COLUMNS = ("request", "position", "phase", "layer", "slot", "expert")
 _BATCH_ROWS = 1 << 17
 
 
 def recognise(path: Path) -> bool:
-    """Return whether `path` is a Parquet file with the columns of this format."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PAR1":
-            return False
+    """Return whether `path` is a Parquet file with the columns of this format, or one whose end is cut off."""
+    if first_bytes(path, 4) != b"PAR1":
+        return False
     try:
         names = pq.ParquetFile(path).schema_arrow.names
-    except (pa.ArrowException, OSError):
-        return False
+    except _DAMAGE:
+        return True  # `load` says so
     return all(name in names for name in REQUIRED_COLUMNS)
 
 
-def load(
-    path: Path,
-    *,
-    requests: Sequence[int] | None = None,
-    model: str | None = None,
-    native_top_k: int | None = None,
-) -> tuple[TraceMeta, Iterator[tuple[RequestTrace, str | None]]]:
-    """Return the metadata and the requests of `path`; see the package for the options.
+def load(path: Path, options: ImportOptions) -> tuple[TraceMeta, Iterator[tuple[RequestTrace, str | None]]]:
+    """Return the metadata and the requests of `path`; see the package for the protocol.
 
     The file is scanned once for its layers and then read in batches: memory holds a batch and one request.
+    Its end says where everything is, so nothing can be salvaged from a file that was cut.
     """
-    file = pq.ParquetFile(path)
+    try:
+        file = pq.ParquetFile(path)
+    except _DAMAGE:
+        raise TraceError(f"{path.name}: the Parquet file is cut or damaged, and without its end unreadable.") from None
+    _require_kinds(file, path.name)
     recorded = _recorded(file, path.name)
     described = _described_requests(path, recorded)
-    scan = _scan(file)
-    num_experts = _integer(recorded, "num_experts", path.name)
-    if num_experts is None:
+    scan = _scan(file, path.name)
+    count = _integer(recorded, "num_experts", path.name)
+    if count is None and options.num_experts is None:
         raise TraceError(f"{path.name}: metadata field 'num_experts' is missing.")
     top_k = _integer(recorded, "top_k", path.name) or scan.slots
     if scan.slots > top_k:
         raise TraceError(f"{path.name}: field 'slot' must be below the top_k {top_k} of the metadata.")
-    name = model or canonical_name(recorded.get("model", "unknown"))
-    native = resolve_native_top_k(name, native_top_k, _integer(recorded, "native_top_k", path.name), top_k, path.name)
+    name = options.model or canonical_name(recorded.get("model", "unknown"))
+    trained = _integer(recorded, "native_top_k", path.name)
+    native = resolve_native_top_k(name, options.native_top_k, trained, top_k, path.name)
     distances = 0
     while f"guess{distances + 1}" in file.schema_arrow.names:
         distances += 1
@@ -78,7 +80,7 @@ def load(
     ]
     meta = TraceMeta(
         model=name,
-        num_experts=num_experts,
+        num_experts=resolve_num_experts(name, options.num_experts, count, path.name),
         top_k=top_k,
         native_top_k=native,
         layers=scan.layers,
@@ -92,7 +94,7 @@ def load(
         source=recorded.get("source", path.name),
         notes="; ".join(note for note in notes if note),
     )
-    return meta, _requests(file, path.name, meta, described, requests)
+    return meta, _requests(file, path.name, meta, described, options)
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,28 @@ class _Scan:
     has_weights: bool
 
 
-def _scan(file: pq.ParquetFile) -> _Scan:
+def _require_kinds(file: pq.ParquetFile, name: str) -> None:
+    for field in file.schema_arrow:
+        whole = pa.types.is_integer(field.type) or (field.name == "phase" and pa.types.is_boolean(field.type))
+        if not whole and (field.name in REQUIRED_COLUMNS or field.name.startswith("guess")):
+            raise TraceError(f"{name}: column '{field.name}' must hold integers, not {field.type}.")
+        if field.name == "weight" and not (whole or pa.types.is_floating(field.type) or pa.types.is_null(field.type)):
+            raise TraceError(f"{name}: column 'weight' must hold numbers, not {field.type}.")
+
+
+def _scan(file: pq.ParquetFile, name: str) -> _Scan:
     """Read the columns that decide the metadata, batch by batch."""
     names = ["layer", "slot", "expert"] + (["weight"] if "weight" in file.schema_arrow.names else [])
     layers: set[int] = set()
     slots, ranked, has_weights = 0, True, False
-    for columns in _batches(file, names):
+    for columns in _batches(file, names, name):
         layers.update(int(layer) for layer in np.unique(columns["layer"]))
         slots = max(slots, int(columns["slot"].max()) + 1)
         weight = columns.get("weight")
         has_weights = has_weights or (weight is not None and not bool(np.isnan(weight).all()))
         ranked = ranked and slots_are_ranked(columns["slot"], columns["expert"], weight)
+    if not layers:
+        raise TraceError(f"{name}: the table must have at least one row.")
     return _Scan(tuple(sorted(layers)), slots, ranked, has_weights)
 
 
@@ -122,13 +135,13 @@ def _requests(
     name: str,
     meta: TraceMeta,
     described: dict[int, dict[str, Any]],
-    wanted: Sequence[int] | None,
+    options: ImportOptions,
 ) -> Iterator[tuple[RequestTrace, str | None]]:
     columns = list(REQUIRED_COLUMNS) + (["weight"] if meta.has_weights else [])
     columns += [f"guess{distance}" for distance in range(1, meta.guess_distances + 1)]
     found: set[int] = set()
-    for request, rows in _runs(file, columns):
-        if wanted is not None and request not in wanted:
+    for request, rows in _runs(file, columns, name):
+        if not options.wants(request):
             continue
         if request in found:
             raise TraceError(f"{name}: request {request}, field 'request': the rows of a request must stand together.")
@@ -136,15 +149,13 @@ def _requests(
         entry = described.get(request, {})
         task = entry.get("category", entry.get("domain"))
         yield dense_request(request, rows, meta, name), None if task is None else str(task)
-    for request in wanted or ():
-        if request not in found:
-            raise TraceError(f"{name}: request {request} is wanted but the file does not hold it.")
+    options.require_found(found, name)
 
 
-def _runs(file: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _runs(file: pq.ParquetFile, names: list[str], source: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield the rows of each run of equal request ids, which may span batches."""
     current, pieces = -1, list[dict[str, np.ndarray]]()
-    for columns in _batches(file, names):
+    for columns in _batches(file, names, source):
         ids = columns["request"]
         cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
         for start, stop in itertools.pairwise(cuts):
@@ -161,8 +172,18 @@ def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _batches(file: pq.ParquetFile, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+def _batches(file: pq.ParquetFile, names: list[str], source: str) -> Iterator[dict[str, np.ndarray]]:
+    batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=names)
+    while True:
+        try:
+            batch = next(batches, None)
+        except _DAMAGE:
+            raise TraceError(f"{source}: stored rows are damaged and cannot be read.") from None
+        if batch is None:
+            return
+        for name in names:
+            if batch.column(name).null_count and name != "weight":
+                raise TraceError(f"{source}: column '{name}' must have a number in every row.")
         if batch.num_rows:
             columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
             if "weight" in columns:
@@ -173,7 +194,7 @@ def _batches(file: pq.ParquetFile, names: list[str]) -> Iterator[dict[str, np.nd
 def _recorded(file: pq.ParquetFile, name: str) -> dict[str, str]:
     """Return the schema's metadata as text; a model's JSON configuration is taken apart."""
     raw = file.schema_arrow.metadata or {}
-    recorded = {key.decode(): value.decode(errors="replace") for key, value in raw.items()}
+    recorded = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in raw.items()}
     if recorded.get("model", "").startswith("{"):
         config = _json(recorded["model"], name, "model")
         recorded["model"] = str(config.get("model_type", "unknown"))
@@ -186,12 +207,12 @@ def _recorded(file: pq.ParquetFile, name: str) -> dict[str, str]:
 def _described_requests(path: Path, recorded: dict[str, str]) -> dict[int, dict[str, Any]]:
     sidecar = path.with_suffix(".requests.json")
     if sidecar.is_file():
-        name, entries = sidecar.name, _json(sidecar.read_text(encoding="utf-8"), sidecar.name, "requests")
+        name, entries = sidecar.name, parse_json(sidecar.read_bytes(), sidecar.name)
     else:
         name, entries = path.name, _json(recorded.get("requests", "[]"), path.name, "requests")
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "request" in e for e in entries):
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and type(e.get("request")) is int for e in entries):
         raise TraceError(f"{name}: field 'requests' must be a list of objects that each have a 'request' id.")
-    return {int(entry["request"]): entry for entry in entries}
+    return {entry["request"]: entry for entry in entries}
 
 
 def _json(text: str, name: str, field: str) -> Any:

@@ -10,7 +10,7 @@ others are -1 there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.csv
 
 from traces.importers._dense import dense_request, slots_are_ranked
-from traces.importers._models import canonical_name, resolve_native_top_k
-from traces.schema import RequestTrace, TraceError, TraceMeta
+from traces.importers._json import first_bytes
+from traces.importers._models import canonical_name, resolve_native_top_k, resolve_num_experts
+from traces.importers._options import ImportOptions
+from traces.schema import DECODE, RequestTrace, TraceError, TraceMeta
 
 FIRST_LINE = "# route_trace v1"
 _COLUMNS = ("turn", "phase", "step", "layer", "slot", "expert", "weight", "residency", "expert_bytes")
@@ -55,25 +57,28 @@ class RouteHeader:
 
 def recognise(path: Path) -> bool:
     """Return whether `path` starts with the line of this format."""
-    with open(path, "rb") as file:
-        return file.readline(256).rstrip() == FIRST_LINE.encode()
+    return first_bytes(path, 256).partition(b"\n")[0].rstrip() == FIRST_LINE.encode()
 
 
-def load(
-    path: Path,
-    *,
-    requests: Sequence[int] | None = None,
-    model: str | None = None,
-    native_top_k: int | None = None,
-) -> tuple[TraceMeta, Iterator[tuple[RequestTrace, str | None]]]:
-    """Return the metadata and the turns of `path` as requests; see the package for the options."""
+def load(path: Path, options: ImportOptions) -> tuple[TraceMeta, Iterator[tuple[RequestTrace, str | None]]]:
+    """Return the metadata and the turns of `path` as requests; see the package for the protocol.
+
+    The format does not say how long a turn is; salvage drops the rows of the last token, which the cut may
+    have hit.
+    """
     header = read_route_header(path)
-    columns = _read_columns(path, header)
-    name = model or canonical_name(header.model)
-    native = resolve_native_top_k(name, native_top_k, None, header.top_k, path.name)
+    columns = _read_columns(path, header, salvage=options.salvage)
+    remark = ""
+    if options.salvage:
+        whole = _whole_tokens(columns, header)
+        if whole < len(columns["turn"]):
+            remark = f"; salvaged, the first {whole} of {len(columns['turn'])} whole rows"
+            columns = {field: values[:whole] for field, values in columns.items()}
+    name = options.model or canonical_name(header.model)
+    native = resolve_native_top_k(name, options.native_top_k, None, header.top_k, path.name)
     meta = TraceMeta(
         model=name,
-        num_experts=header.num_experts,
+        num_experts=resolve_num_experts(name, options.num_experts, header.num_experts, path.name),
         top_k=header.top_k,
         native_top_k=native,
         layers=header.layers,
@@ -83,23 +88,44 @@ def load(
         capture_tool=f"BigMoeOnEdge {FIRST_LINE[2:]}",
         source=path.name,
         notes=f"model as recorded: {header.model}"
-        + (f"; run with a reduced top-k, {header.top_k} of {native}" if header.top_k < native else ""),
+        + (f"; run with a reduced top-k, {header.top_k} of {native}" if header.top_k < native else "")
+        + remark,
     )
-    return meta, _requests(columns, meta, path.name, requests)
+    return meta, _requests(columns, meta, path.name, options)
 
 
 def _requests(
-    columns: dict[str, np.ndarray], meta: TraceMeta, name: str, wanted: Sequence[int] | None
+    columns: dict[str, np.ndarray], meta: TraceMeta, name: str, options: ImportOptions
 ) -> Iterator[tuple[RequestTrace, str | None]]:
     turns = [int(turn) for turn in np.unique(columns["turn"])]
-    for request in wanted or ():
-        if request not in turns:
-            raise TraceError(f"{name}: request {request} is wanted but the file does not hold it.")
+    options.require_found(turns, name)
     for turn in turns:
-        if wanted is None or turn in wanted:
+        if options.wants(turn):
             mine = columns["turn"] == turn
             rows = {field: values[mine] for field, values in columns.items()}
-            yield dense_request(turn, {**rows, "position": rows["step"]}, meta, name), None
+            request = dense_request(turn, {**rows, "position": rows["step"]}, meta, name)
+            _require_complete(request, name)
+            yield request, None
+
+
+def _require_complete(request: RequestTrace, name: str) -> None:
+    """A layer of a token has all its slots or, in prefill only, none."""
+    empty = request.experts < 0
+    wrong = empty.any(axis=-1) & (~empty.all(axis=-1) | (request.phases == DECODE)[:, None])
+    if bool(wrong.any()):
+        position = request.positions[int(np.argmax(wrong.any(axis=-1)))]
+        raise TraceError(f"{name}: request {request.id}: rows are missing at step {position}.")
+
+
+def _whole_tokens(columns: dict[str, np.ndarray], header: RouteHeader) -> int:
+    """Return how many rows come before a last token, or a last turn's prefill, that is not complete."""
+    turn, phase, step = (columns[field] for field in ("turn", "phase", "step"))
+    mine = turn == turn[-1]
+    if phase[-1] != DECODE:
+        mine &= phase != DECODE  # prefill is written layer by layer: its last layer may be incomplete
+        return int(np.argmax(mine))
+    mine &= (phase == DECODE) & (step == step[-1])
+    return int(np.argmax(mine)) if int(mine.sum()) < len(header.layers) * header.top_k else len(turn)
 
 
 def read_accesses(path: str | Path) -> np.ndarray:
@@ -144,11 +170,16 @@ def read_route_header(path: str | Path) -> RouteHeader:
     return RouteHeader(model[1], int(model[3]), int(model[4]), layers, expert_bytes, dense_bytes, len(lines))
 
 
-def _read_columns(path: Path, header: RouteHeader) -> dict[str, np.ndarray]:
+def _read_columns(path: Path, header: RouteHeader, *, salvage: bool = False) -> dict[str, np.ndarray]:
     kinds = {name: pa.float32() if name == "weight" else pa.int64() for name in _COLUMNS}
+    raw = path.read_bytes()
+    if not raw.endswith(b"\n"):
+        if not salvage:
+            raise TraceError(f"{path.name}: the last row has no end, so the file was cut.")
+        raw = raw[: raw.rfind(b"\n") + 1]
     try:
         table = pa.csv.read_csv(
-            path,
+            pa.BufferReader(raw),
             read_options=pa.csv.ReadOptions(skip_rows=header.lines, use_threads=False),
             convert_options=pa.csv.ConvertOptions(column_types=kinds, include_columns=list(_COLUMNS)),
         )

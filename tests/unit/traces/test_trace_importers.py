@@ -189,7 +189,7 @@ def replaced(row: int, **values) -> list[tuple]:
         ({"meta": {"num_experts": "8", "native_top_k": "1"}}, "at most the model's native top-k 1, not 2"),
         (
             {"drop": ("slot",)},
-            "long.parquet: the file's format is not one that can be imported (known formats: lo",
+            "long.parquet: the file's format is not one that can be imported (known formats: es",
         ),
     ],
 )
@@ -279,8 +279,14 @@ def test_faults_of_a_phone_route_are_refused(tmp_path, old, new, complaint) -> N
 
 def test_importers_are_found_in_the_folder_and_chosen_by_content(tmp_path) -> None:
     assert [module.__name__ for module in list_importers()] == [
+        "traces.importers.esft_text",
+        "traces.importers.layer_lists_jsonl",
         "traces.importers.long_parquet",
         "traces.importers.phone_route_csv",
+        "traces.importers.simllm_jsonl",
+        "traces.importers.stratamoe_json",
+        "traces.importers.vllm_arrays",
+        "traces.importers.vllm_responses",
     ]
     # names that mislead on purpose
     long_table, route = long_file(tmp_path / "a.csv"), route_file(tmp_path / "b.parquet")
@@ -288,13 +294,16 @@ def test_importers_are_found_in_the_folder_and_chosen_by_content(tmp_path) -> No
     assert find_importer(route).__name__ == "traces.importers.phone_route_csv"
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and no more", b"hello\n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"PAR", b"{}", b"hello\n", b"\xff\xfe"])
 def test_an_unknown_format_is_refused(tmp_path, content) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(content)
     message = refused(path)
     assert message.startswith("x.bin: the file's format is not one that can be imported")
-    assert "(known formats: long_parquet, phone_route_csv)" in message
+    assert (
+        "(known formats: esft_text, layer_lists_jsonl, long_parquet, phone_route_csv, simllm_jsonl, stratamoe_json, "
+        in message
+    )
 
 
 def test_a_missing_source_is_refused(tmp_path) -> None:
