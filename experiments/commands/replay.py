@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> int:
     if is_path(choice):
         sys.path.append(str(Path(choice).expanduser().parent.resolve()))  # where its class may live
     make_cache = make_policy(load("policy/cache", choice), "cache", f"--policy {choice}")
-    trace = _trace(options.trace)
+    trace = named_trace(options.trace)
     meta = trace.meta
     layer_bytes = _layer_bytes(trace, options)
     plan = Plan(trace, Workload(requests=options.requests))
@@ -85,7 +85,8 @@ def _choice(group: str, name: str, switch: str) -> str:
     return name
 
 
-def _trace(name: str) -> Trace:
+def named_trace(name: str) -> Trace:
+    """Open a trace by its name as listed, the path of its YAML, or its own path; ConfigError for another name."""
     from traces import data_path, open_trace
 
     names = choices()["trace"]
