@@ -1,12 +1,12 @@
 """The constants that a platform's times rest on: their values, where each is from, how far it may be off.
 
-    origin     what it means                                                      standard deviation of the logarithm
-    measured   on this machine, or by the maker of a published table              0.03
-    fitted     to measured kernels; to a recorded run of this device              the model's error on unseen shapes; 0.05
-    datasheet  the maker's figure, a limit (what is reached of it is a constant   0
+    origin     what it means                                                     standard deviation of the logarithm
+    measured   on this machine, or by the maker of a published table             0.03
+    fitted     to measured kernels; to a recorded run of this device             the error on unseen shapes; 0.05
+    datasheet  the maker's figure, a limit (what is reached of it is a constant  0
                of its own)
-    published  by others, of a machine of this kind                               0.05
-    assumed    by us                                                              0.20
+    published  by others, of a machine of this kind                              0.05
+    assumed    by us                                                             0.20
 
 The spreads of the last column, but for the fitted ones, are themselves assumed. They say which constants an answer can
 stand on, and let a run be repeated with each constant drawn from a log-normal distribution (`drawn`).

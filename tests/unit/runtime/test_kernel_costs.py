@@ -31,7 +31,9 @@ BOX = {
             "source": "made up",
         },
     },
-    "links": [{"name": "pcie0", "kind": "pcie", "a": "dram", "b": "gpu0", "bandwidth_bytes_per_s": 3e10, "source": "-"}],
+    "links": [
+        {"name": "pcie0", "kind": "pcie", "a": "dram", "b": "gpu0", "bandwidth_bytes_per_s": 3e10, "source": "made up"}
+    ],
 }
 
 
