@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     record = actions.add_parser("capture", help="record the routing of a Hugging Face model (needs torch)")
     record.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hugging Face hub")
     record.add_argument("--prompts", required=True, metavar="FILE", help='JSON lines of {"prompt": …, "task": …}')
-    record.add_argument("--out", required=True, metavar="TRACE", help="the trace file to write (.parquet), resumable")
+    record.add_argument("--out", metavar="TRACE", help="the trace file to write (.parquet), resumable")
     record.add_argument("--requests", type=int, metavar="N", help="only the first so many prompts")
     record.add_argument("--prompt-tokens", type=int, default=0, metavar="N", help="cut prompts there (default: whole)")
     record.add_argument("--new-tokens", type=int, default=64, metavar="N", help="to generate (default: 64)")
