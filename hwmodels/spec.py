@@ -184,6 +184,23 @@ class Platform:
             media += self._memory_medium(end)
         return media
 
+    def copy_s(self, src: str, dst: str, size_bytes: int, active_requests: int = 1, pinned: bool = True) -> float:
+        """Seconds of one copy that shares nothing: hop by hop the latencies of links and drive, then its bytes at the
+        rate of the slowest medium. From a drive, the rate that `active_requests` of this size get together.
+
+        Raises PlatformError if there is no route.
+        """
+        total = 0.0
+        for start, end in self.hops(src, dst):
+            source = self.memory_of(start)
+            rates = dict(self.media(start, end, pinned))
+            if source.read_bytes_per_s_table:
+                rates[source.name] = source.read_bandwidth(active_requests, size_bytes)
+            latency_s = sum(link.latency_s for link in self.route(start, end))
+            total += latency_s + (source.memory_latency_s if source.kind == "ssd" else 0.0)
+            total += size_bytes / min(rates.values())
+        return total
+
     def _memory_medium(self, name: str) -> list[tuple[str, float]]:
         device = self.devices[name]
         if device.kind not in ("dram", "ssd"):

@@ -181,3 +181,20 @@ def test_devices_without_a_route_are_named_in_the_error():
     platform = small(links=[link("pcie0", "dram", "gpu0")])
     with pytest.raises(PlatformError, match="no route from 'ssd' to 'gpu0'"):
         platform.media("ssd", "gpu0")
+
+
+def test_a_copy_takes_its_latencies_and_its_bytes_at_the_slowest_rate():
+    platform = load("rtx_3060")
+    size = 10**9
+    assert platform.copy_s("dram", "gpu0", size) == pytest.approx(10e-6 + size / (31.5e9 * 0.8))
+    assert platform.copy_s("dram", "gpu0", size, pinned=False) == pytest.approx(10e-6 + size / (31.5e9 * 0.29))
+    to_host = 80e-6 + size / min(7.0e9 * 0.9, 7.88e9 * 0.95)
+    assert platform.copy_s("ssd", "gpu0", size) == pytest.approx(to_host + platform.copy_s("dram", "gpu0", size))
+    assert platform.copy_s("dram", "dram", size) == 0.0
+
+
+def test_a_drive_with_a_table_reads_by_request_size_and_depth():
+    phone = load("oneplus_15r")
+    one, eight = (phone.copy_s("ssd", "cpu", 128 * 2**10, active_requests=n) for n in (1, 8))
+    assert one == pytest.approx(128 * 2**10 / (701.7 * 2**20))
+    assert eight == pytest.approx(128 * 2**10 / (1858.8 * 2**20))
