@@ -45,7 +45,7 @@ class Fitted:
         if len(shares) == 1:
             (device,) = shares
             return devices[device], f"fitted on {device}{stand_in}"
-        counted = ", ".join(f"{device} {100 * share:.0f} %" for device, share in shares.items())
+        counted = ", ".join(f"{device} {100 * share:.0f} %" for device, share in shares.items() if share >= 0.005)
         return mean_values([devices[device] for device in shares], [*shares.values()]), f"from {counted}{stand_in}"
 
     def drawn(self, kernel: Kernel, group: str, sheet: Datasheet, number: int) -> dict[str, float]:

@@ -104,10 +104,16 @@ def _platform(node: DictConfig, name: str, console: Console) -> None:
         for link in platform.links
     ]
     console.print(_table(["link", "kind", "between", "GB/s", "achieved", "latency"], links, right=3))
+    for device in platform.devices.values():
+        if device.kernels is not None:
+            origin = device.kernels.choice("gemm", "bfloat16").origin
+            console.print(f"kernels of {device.name}: {device.engine}'s, datasheet {device.datasheet}; GEMMs {origin}")
     parts: list[Any] = [*platform.devices.values(), *platform.links]
     for part in parts:
         if part.source:
-            console.print(f"source of {part.name}: {part.source}")
+            others = part.origin.get("others", "assumed")
+            told = "; ".join([others, *(f"{key} {what}" for key, what in part.origin.items() if key != "others")])
+            console.print(f"source of {part.name} ({told}): {part.source}")
 
 
 def _trace(node: DictConfig, console: Console) -> None:
