@@ -21,6 +21,7 @@ MODELS = {
     "gpt_oss_20b": "gpt_oss_20b",
     "olmoe_1b_7b": "olmoe_1b_7b",
     "qwen3_30b_a3b_phone": "qwen3_30b_a3b",
+    "tiny_moe": "tiny_moe",
 }
 
 

@@ -28,7 +28,7 @@ def test_shipped_traces_have_the_content_their_digest_says_and_a_licence(name) -
 
 
 def test_shipped_traces_are_small_and_each_has_a_configuration() -> None:
-    assert sum(path.stat().st_size for path in DATA_FOLDER.iterdir() if path.is_file()) < 5_000_000
+    assert sum(path.stat().st_size for path in DATA_FOLDER.iterdir() if path.is_file()) < 8_000_000
     configured = {}
     for path in (ROOT / "experiments" / "conf" / "trace").glob("*.yaml"):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def test_the_recorded_times_add_up(tag, seconds_per_token) -> None:
 def test_the_recipe_makes_the_shipped_traces_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("traces.data.make.DATA_FOLDER", tmp_path)
     main([os.environ["MOESIM_EXTRA_DATA"], "--reference", str(tmp_path)])
-    for name in SHIPPED:
+    for name in sorted(set(SHIPPED) - {"tiny_moe.parquet"}):  # that one is captured, see experiments/tiny_moe
         # the content; bytes agree only with the same version of pyarrow
         assert open_trace(tmp_path / name).meta == open_trace(data_path(name)).meta
     for tag in ("qwen", "gemma"):
