@@ -112,7 +112,17 @@ def test_a_list_has_one_described_line_for_each_choice(call: Callable, kind: str
     entries = json.loads(call("list", kind, "--json").out)
     lines = call("list", kind).out.splitlines()
     if kind == "models":  # a table with a head: columns in place of the description
-        assert lines.pop(0).split() == "total active stored MoE layers experts top-k one expert".split()
+        assert lines.pop(0).split() == [
+            "total",
+            "active",
+            "stored",
+            "MoE",
+            "layers",
+            "experts",
+            "top-k",
+            "one",
+            "expert",
+        ]
     assert len(lines) == len(entries)
     for entry, line in zip(entries, lines, strict=True):
         assert entry["description"]
