@@ -42,7 +42,7 @@ _TIMED = ("gemm", "grouped_gemm", "attention")  # kinds that a GPU with an engin
 class Constant:
     """name: device or link, and field ("pcie0.efficiency", "gpu0.kernel_scale.moe"); spread: see the module.
 
-    value is missing where the constant is a table or a set of fitted parameters.
+    value is missing where the constant is a table, a set of peaks, or a set of fitted parameters that is not scaled.
     """
 
     name: str
@@ -85,7 +85,8 @@ def _of_device(device: Device) -> Iterator[Constant]:
         for name, choice in sorted(chosen.items()):
             source = f"{choice.group}, {choice.origin} (docs/fidelity.md)"
             full = f"{device.name}.kernel_scale.{name}"
-            yield Constant(full, choice.scale, "fitted", source, device.kernels.spread(choice))
+            value = choice.scale if choice.scale != 1 else None
+            yield Constant(full, value, "fitted", source, device.kernels.spread(choice))
 
 
 def _constant(thing: Device | Link, field: str, value: float | None) -> Constant:

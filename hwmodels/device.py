@@ -179,6 +179,7 @@ def check_device(device: Device, where: str) -> None:
     if device.draw < 0:
         raise PlatformError(f"{at}.draw' must not be negative, got {device.draw}.")
     for name, factor in device.kernel_scale.items():
+        _one_of(name, _kernel_names(), f"{at}.kernel_scale'")
         if not device.engine or factor <= 0:
             raise PlatformError(f"{at}.kernel_scale.{name}' must be above zero, on a gpu with an engine; got {factor}.")
     _check_origin(device, at)
@@ -208,6 +209,12 @@ def check_link(link: Link, where: str) -> None:
     if link.pageable_efficiency:
         _fraction(link.pageable_efficiency, f"{at}.pageable_efficiency'")
     _check_origin(link, at)
+
+
+def _kernel_names() -> tuple[str, ...]:
+    from hwmodels.kernels import kernels
+
+    return tuple(kernels())
 
 
 def _check_origin(thing: Device | Link, at: str) -> None:

@@ -72,6 +72,18 @@ class KernelTimes:
         self._engine, self._draw, self._scale = device.engine, device.draw, device.kernel_scale
         self.choices: dict[tuple[str, str], Choice] = {}
 
+    def remark(self) -> str:
+        """What to know before trusting these times; empty if there is nothing."""
+        devices = fitted("gemm").groups[self.choice("gemm", "bfloat16").group]["devices"]
+        least = min(_balance(find_datasheet(name, name)) for name in devices)
+        mine = _balance(self._sheet)
+        if mine >= least:
+            return ""
+        return (
+            f"has {mine:.0f} FLOP/byte, fewer than any GPU whose kernels were measured ({least:.0f} and more):"
+            " its GEMM times are extrapolated"
+        )
+
     def spread(self, choice: Choice) -> float:
         """Standard deviation of the logarithm of a kernel's time that its model does not explain."""
         return fitted(choice.kernel.name).spread(choice.group, self._sheet)
@@ -214,6 +226,11 @@ class ExpertTimes:
         """Rows that one expert computes at least for so many tokens, starts of tiles included."""
         tile = self._choice.values["tile"]
         return np.min([np.ceil(tokens / m) * (m + tile) for m in TILES], axis=0)
+
+
+def _balance(sheet: Datasheet) -> float:
+    """FLOP/s for each byte/s."""
+    return sheet.peak("bf16") / sheet.memory_read_bytes_per_s
 
 
 def _format(bits: float, arithmetic: str, sheet: Datasheet) -> str:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FITTED = Path(__file__).parent / "fitted"
+TEXTS = (
+    *("framework", "version", "kernel_source", "distribution", "comm_backend", "op_name", "phase"),
+    *(f"{what}_dtype" for what in ("moe", "gemm", "attn", "kv_cache", "mla", "nccl", "allreduce", "comm")),
+)
+"""Columns of the measured tables that hold text; all others that a model needs hold numbers."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,18 @@ class Fitted:
         """Standard deviation of the logarithm of predicted over true time of one shape, beyond the parameters'.
 
         Of a measured device: that between shapes the fit never saw. Of another: the mean, over the devices of the
-        group, of what the others' parameters miss, spread and bias together; without others, twice the former.
+        group, of what the others' parameters miss, spread and bias together; where the group has one device
+        alone, over the devices of all groups of this model; without any, twice the former.
         """
         found: dict[str, dict[str, dict[str, float]]] = self.groups[group]["model_error"]
         if sheet.name in found:
             return found[sheet.name]["shape"]["between"]
-        unseen = [np.hypot(e["left_out"]["between"], e["left_out"]["bias"]) for e in found.values() if "left_out" in e]
-        return float(np.mean(unseen or [2 * error["shape"]["between"] for error in found.values()]))
+        everyone = [error for other in self.groups.values() for error in other["model_error"].values()]
+        for errors in (list(found.values()), everyone):
+            unseen = [np.hypot(e["left_out"]["between"], e["left_out"]["bias"]) for e in errors if "left_out" in e]
+            if unseen:
+                return float(np.mean(unseen))
+        return float(np.mean([2 * error["shape"]["between"] for error in everyone]))
 
     def _place(self, kernel: Kernel, group: str, sheet: Datasheet) -> tuple[str, dict[str, float]] | None:
         """(group, device -> by what share its parameters count) to be used."""
@@ -118,6 +128,8 @@ def predict(frame: pd.DataFrame, table: str, sheets: Mapping[str, Datasheet] | N
     sheets: datasheets of the caller's own by name of the system, before the presets. A row that cannot be answered
     has no prediction and says why in `reason`. Raises PlatformError for an unknown table or missing columns.
     """
+    import pandas as pd
+
     found = [kernel for kernel in kernels().values() if kernel.table == table]
     if not found:
         raise PlatformError(f"there is no kernel model for table '{table}' (there are: {', '.join(tables())}).")
@@ -126,6 +138,9 @@ def predict(frame: pd.DataFrame, table: str, sheets: Mapping[str, Datasheet] | N
     if missing:
         raise PlatformError(f"column '{missing[0]}' is missing; table '{table}' needs {', '.join(needed)}.")
     columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    for name in needed:
+        if name not in (*TEXTS, "system"):  # text where a number belongs is a missing number
+            columns[name] = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64)
     out = frame.copy()
     reasons = np.full(len(frame), "", dtype=object)
     origins = np.full(len(frame), "", dtype=object)

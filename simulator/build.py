@@ -23,6 +23,7 @@ from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.worker import CpuExperts, Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from simulator.unrecorded import remarks
 from traces import RequestTrace
 
 HOST_SHARE = 0.75  # of host memory for experts when home is an SSD; the rest is the system's (assumed)
@@ -90,9 +91,14 @@ class _Builder:
         asked, there = scenario.workload.requests, len(self.silent.indices)
         if asked is not None and asked > there:
             self.remarks.append(
-                f"workload.requests asks for {asked}; from workload.first_request on the trace has {there}"
+                f"workload.requests asks for {asked}; from workload.first_request on {self.silent.source} has {there}"
             )
+        self.remarks += remarks(self.silent)
         self.workers = scenario.platform.workers
+        for worker in self.workers:
+            kernels = scenario.platform.device(worker).kernels
+            if kernels is not None and (remark := kernels.remark()):
+                self.remarks.append(f"{worker} {remark}")
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
         self.media: dict[str, Medium] = {}

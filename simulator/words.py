@@ -69,7 +69,8 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     rows += _distances(s, tpot)
     peak = size(s["memory_peak_bytes"])
     rows.append(("memory", f"expert budget {size(s['cache_bytes'])}; {peak} of all in use at the peak"))
-    rows.append(("energy", f"{s['energy_per_token_j']:.3g} J per token"))
+    energy_j = s["energy_per_token_j"]
+    rows.append(("energy", f"{energy_j:.3g} J per token" if energy_j else "unknown (the platform states no power)"))
     rows += [("remark", remark) for remark in entry["remarks"]]
     return rows
 

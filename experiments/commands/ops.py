@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> int:
     print(f"{len(answered) - len(failed):,} of {len(answered):,} rows predicted, written to {out}")
     for reason, count in failed["reason"].value_counts().head(5).items():
         print(f"  {count:,} without: {reason}")
-    return 0
+    return 2 if len(answered) == len(failed) else 0
 
 
 def _read(path: Path) -> pd.DataFrame:
