@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from experiments.explain import ConfigError
 from experiments.run import run_config, scenario_from_config, trace_of
 from experiments.table import seconds, size
-from traces import TraceError
 
 if TYPE_CHECKING:
     from simulator.result import Result
@@ -89,18 +89,10 @@ def _run(config: dict[str, Any]) -> Result:
 
 
 def tokens_of(cfg: Mapping[str, Any]) -> int | None:
-    """Tokens a run will process, from the trace's request table; None if the run will be refused."""
+    """Tokens a run will process, from the request table; None if the run will be refused."""
+    from simulator.plan import Plan, Workload
+
     try:
-        requests = trace_of(cfg).requests
-    except TraceError:
+        return Plan(trace_of(cfg), Workload(**cfg["workload"]), np.random.SeedSequence(cfg["seed"])).tokens
+    except ValueError:  # of the trace, the workload or the seed
         return None
-    work = cfg["workload"]
-    if (work["requests"] or 1) < 1 or work["first_request"] < 0:
-        return None
-    stop = None if work["requests"] is None else work["first_request"] + work["requests"]
-    total = 0
-    for info in requests[work["first_request"] : stop]:
-        decode = info.decode_tokens + info.unknown_tokens
-        prompt = info.prefill_tokens or (info.first_position if work["synthetic_prefill"] else 0)
-        total += prompt + min(decode, work["max_decode_tokens"] or decode)
-    return total

@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from simulator.binding import Binding, rows_of
+from simulator.served import PlanError, Served, served_requests
 from traces import RequestTrace, Trace
 
 BLOCK_TOKENS = 128
 Group = tuple[list[int], list[int] | None]  # blobs, tokens of each (None: one token each)
 Forecast = Callable[[RequestTrace, np.ndarray], np.ndarray | None]
-
-
-class PlanError(ValueError):
-    """A workload that cannot be served; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,11 @@ class Workload:
     requests: how many, in file order (None: all); first_request: where to begin; batch_size:
     requests that run in lock-step; max_decode_tokens: cut each request (None: as recorded);
     warmup_requests: served first, left out of the metrics; synthetic_prefill: give requests whose
-    prompt was not recorded a prefill drawn from their own decode rows.
+    prompt was not recorded a prefill drawn from their own decode rows; binding: what a request does that
+    outlasts its recorded routing, exact (refused), cycle, resample or synthesise; decode_tokens: of every
+    request (None: as recorded); prompt_tokens: context length before every request's first decoded token
+    (None: as recorded); tasks: serve only requests of these labels (None: all); file: a request list, CSV or
+    Parquet, or the YAML of one's specification, instead of the requests of the trace in order.
     """
 
     requests: int | None = None
@@ -41,6 +43,11 @@ class Workload:
     max_decode_tokens: int | None = None
     warmup_requests: int = 0
     synthetic_prefill: bool = False
+    binding: str = "exact"
+    decode_tokens: int | None = None
+    prompt_tokens: int | None = None
+    tasks: list[str] | None = None
+    file: str | None = None
 
 
 @dataclass(slots=True)
@@ -105,17 +112,15 @@ class Plan:
             raise PlanError(f"workload.requests is {workload.requests}; expected at least 1 or null for all.")
         if workload.max_decode_tokens is not None and workload.max_decode_tokens < 1:
             raise PlanError(f"workload.max_decode_tokens is {workload.max_decode_tokens}; expected at least 1 or null.")
-        if not 0 <= workload.first_request < len(trace):
-            raise PlanError(
-                f"workload.first_request is {workload.first_request}; the trace has requests 0 to {len(trace) - 1}."
-            )
-        wanted = workload.requests if workload.requests is not None else len(trace)
-        self.indices = list(range(len(trace)))[workload.first_request : workload.first_request + wanted]
+        entropy = self._seed.entropy
+        self.served, self.listed = served_requests(trace, workload, entropy if isinstance(entropy, int) else 0)
+        self.indices = [request.index for request in self.served]
         if not 0 <= workload.warmup_requests < len(self.indices):
             raise PlanError(
                 f"workload.warmup_requests is {workload.warmup_requests}; expected fewer than the"
                 f" {len(self.indices)} requests that are served."
             )
+        self._binding = Binding(workload.binding, trace, self.served, self._seed, workload.synthetic_prefill)
 
     def training(self) -> Iterator[RequestTrace]:
         """The requests of the trace that are not served."""
@@ -124,21 +129,21 @@ class Plan:
 
     def context_limits(self) -> list[list[int]]:
         """Per batch, the context length in tokens that each request reaches (for KV-cache room)."""
-        limit = self.workload.max_decode_tokens
-        limits = []
-        for batch in self._batches():
-            lengths = []
-            for index in batch:
-                info = self.trace.requests[index]
-                decode = info.decode_tokens + info.unknown_tokens
-                kept = decode if limit is None else min(decode, limit)
-                lengths.append(info.first_position + info.prefill_tokens + kept)
-            limits.append(lengths)
-        return limits
+        return [[request.prompt_tokens + request.decode_tokens for request in batch] for batch in self._batches()]
 
-    def _batches(self) -> list[list[int]]:
+    @property
+    def source(self) -> str:
+        """Where its requests are from, in words."""
+        return "the trace" if self.listed is None else str(self.workload.file)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are processed in all steps, each with routing."""
+        return sum(request.tokens(self.workload.synthetic_prefill)[0] for request in self.served)
+
+    def _batches(self) -> list[list[Served]]:
         size = self.workload.batch_size
-        return [self.indices[i : i + size] for i in range(0, len(self.indices), size)]
+        return [self.served[i : i + size] for i in range(0, len(self.served), size)]
 
     def __iter__(self) -> Iterator[Step]:
         for number, batch in enumerate(self._batches()):
@@ -150,22 +155,16 @@ class Plan:
             for blobs, _ in step.groups:
                 yield blobs
 
-    def _batch_steps(self, number: int, batch: list[int]) -> Iterator[Step]:
+    def _batch_steps(self, number: int, batch: list[Served]) -> Iterator[Step]:
         prompts: list[RequestTrace] = []
         decodes: list[RequestTrace] = []
         slots: dict[int, int] = {}
-        for slot, index in enumerate(batch):
-            request = self.trace.request(index)
-            slots[request.id] = slot
-            prompt = request.phases == 0
-            if prompt.any():
-                prompts.append(_rows(request, prompt))
-            elif self.workload.synthetic_prefill:
-                prompts.append(self._synthetic_prompt(request, index))
-            decode = _rows(request, ~prompt)
-            if self.workload.max_decode_tokens is not None:
-                decode = _rows(decode, slice(0, self.workload.max_decode_tokens))
-            if len(decode.positions):
+        for slot, served in enumerate(batch):
+            slots[served.id] = slot
+            prompt, decode = self._binding.request(served)
+            if prompt is not None:
+                prompts.append(prompt)
+            if decode is not None:
                 decodes.append(decode)
         longest = max((len(decode.positions) for decode in decodes), default=0)
         if prompts:
@@ -262,7 +261,7 @@ class Plan:
         """Blobs to fetch after each layer of each token, as lists [tokens][layers][...]."""
         if self._guess is None:
             return None
-        rows = _rows(request, slice(start, stop))
+        rows = rows_of(request, slice(start, stop))
         following = request.experts[start + 1 : stop + 1]
         if len(following) < rows.tokens:
             following = np.concatenate([following, np.full_like(rows.experts[:1], -1)])
@@ -297,27 +296,6 @@ class Plan:
             merged.append(unique[np.lexsort((position, -counts))].tolist())
         return merged
 
-    def _synthetic_prompt(self, request: RequestTrace, index: int) -> RequestTrace:
-        """Prompt rows drawn with replacement from the request's own decode rows, seeded per request."""
-        length = int(request.positions[0])
-        if length == 0:
-            raise PlanError(
-                f"request {request.id}: workload.synthetic_prefill needs a recorded prompt length, but the"
-                " trace starts at position 0."
-            )
-        seed = np.random.SeedSequence(entropy=self._seed.entropy, spawn_key=(*self._seed.spawn_key, index))
-        draws = np.random.default_rng(seed).integers(len(request.positions), size=length)
-        prompt = _rows(request, draws)
-        return RequestTrace(
-            id=prompt.id,
-            positions=np.arange(length, dtype=np.int32),
-            phases=np.zeros(length, dtype=np.int8),
-            experts=prompt.experts,
-            weights=prompt.weights,
-            probabilities=None,
-            guesses=prompt.guesses,
-        )
-
 
 def _union(rows: tuple[list[int], ...]) -> Group:
     """Distinct blobs of several tokens (-1: none) in order of last occurrence, and how many tokens each serves."""
@@ -345,20 +323,3 @@ def _first_decode(prompt: RequestTrace, decodes: list[RequestTrace]) -> np.ndarr
         if request.id == prompt.id:
             return request.experts[:1]
     return None
-
-
-def _rows(request: RequestTrace, rows: np.ndarray | slice) -> RequestTrace:
-    """The same request with some of its tokens."""
-
-    def pick(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[rows]
-
-    return RequestTrace(
-        id=request.id,
-        positions=request.positions[rows],
-        phases=request.phases[rows],
-        experts=request.experts[rows],
-        weights=pick(request.weights),
-        probabilities=pick(request.probabilities),
-        guesses=pick(request.guesses),
-    )

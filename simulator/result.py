@@ -17,6 +17,7 @@ from simulator.runtime.loader import StagedLoader
 from simulator.runtime.worker import StepRecord
 from simulator.scenario import Scenario
 from simulator.tables import device_rows, layer_rows, link_rows, peak_bytes, request_rows, step_rows
+from simulator.unrecorded import facts, list_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,8 @@ class Result:
     @cached_property
     def request_rows(self) -> list[dict[str, Any]]:
         """The rows of `requests` as plain values."""
-        return request_rows(self.records, self.warmup_batches)
+        rows = request_rows(self.records, self.warmup_batches)
+        return [row | list_columns(self.run.plan, row["request"]) for row in rows]
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -247,6 +249,7 @@ class Result:
                 "native_top_k": meta.native_top_k,
             },
             "workload": asdict(scenario.workload),
+            "served": facts(self.run.plan),
             "settings": asdict(scenario.settings),
             "remarks": list(self.run.remarks),
         }

@@ -107,6 +107,8 @@ def check_fit(model: ModelSpec, trace: Trace) -> list[str]:
                 f"{where}: it has top-{meta.top_k} (native top-{meta.native_top_k}), the model top-{model.top_k}."
             )
         remarks.append(f"reduced top-k: the trace was recorded with {meta.top_k} of {meta.native_top_k} experts")
+    if meta.source.startswith("synthetic"):
+        remarks.append(f"synthetic trace: {meta.source.partition(': ')[2]}")
     if meta.expert_bytes is not None:
         mean = sum(meta.expert_bytes) / len(meta.expert_bytes)
         remarks.append(

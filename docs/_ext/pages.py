@@ -29,7 +29,7 @@ DESCRIBED_BY = {  # whose docstrings tell of the keys below these
 }
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.
 MODULES = {
-    "Traces": ["traces", "traces.importers", "traces.transforms"],
+    "Traces": ["traces", "traces.importers", "traces.transforms", "traces.workloads"],
     "Hardware": [
         "hwmodels",
         "hwmodels.datasheet",
@@ -45,7 +45,10 @@ MODULES = {
         "hwmodels.units",
     ],
     "Simulator": [
-        *(f"simulator.{name}" for name in ("scenario", "result", "bounds", "model", "plan", "residency", "replay")),
+        *(
+            f"simulator.{name}"
+            for name in ("scenario", "result", "bounds", "model", "plan", "served", "binding", "residency", "replay")
+        ),
         "simulator.timeline",
         "simulator.policies",
     ],

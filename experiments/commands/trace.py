@@ -21,6 +21,12 @@ def main(options: argparse.Namespace) -> int:
         from experiments.commands.trace_capture import capture
 
         return capture(options)
+    if options.action == "synthesize":
+        return synthesize(options)
+    if options.action == "workload":
+        from experiments.commands.trace_workload import workload
+
+        return workload(options)
     return bring(options)
 
 
@@ -54,6 +60,22 @@ def transform(options: argparse.Namespace) -> int:
     named = not Path(options.source).suffix and not Path(options.source).exists()
     source = data_path(f"{options.source}.parquet" if named else options.source)
     return _came_out(transform_trace(source, options.destination, options.steps), options.destination)
+
+
+def synthesize(options: argparse.Namespace) -> int:
+    """Fit or read a model of routing, and write what is drawn from it."""
+    from traces import data_path, open_trace
+    from traces.synthesis import fit_trace, read_profile, rescale
+    from traces.synthesis import synthesize as write_trace
+
+    if options.fit:
+        named = not Path(options.fit).suffix and not Path(options.fit).exists()
+        model = fit_trace(open_trace(data_path(f"{options.fit}.parquet" if named else options.fit)))
+    else:
+        model = read_profile(options.profile)
+    model = rescale(model, layers=options.layers, experts=options.experts, top_k=options.top_k)
+    drawn = write_trace(model, options.out, requests=options.requests, tokens=options.tokens, seed=options.seed)
+    return _came_out(drawn, options.out)
 
 
 def stats(options: argparse.Namespace) -> int:

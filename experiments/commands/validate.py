@@ -1,4 +1,4 @@
-"""`moesim validate`: recorded runs of real machines, fitted on one and predicted on the others."""
+"""`moesim validate`: recorded runs of a machine, or recorded routing, beside what a model fitted to others makes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,28 @@ PHONE_FILES = ("phone.md", "phone.png", "phone.pdf", "phone_tokens.csv", "oneplu
 
 
 def main(options: argparse.Namespace) -> int:
+    """Write the tables of one kind of check to a folder that is new or its own."""
+    if options.action == "synthesis":
+        return synthesis(options)
+    return phone(options)
+
+
+def synthesis(options: argparse.Namespace) -> int:
+    """Write the page and the tables of synthetic traces beside held-out requests."""
+    from experiments.validation.synthesis import FILES, page, tables, validate
+
+    folder = Path(options.out)
+    check_folder(folder, FILES, mark=FILES[0])
+    found = validate(options.trace, options.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILES[0]).write_text(page(found), encoding="utf-8")
+    for name, table in zip(FILES[1:], tables(found), strict=True):
+        write_table(table, folder / name)
+    print(f"written to {folder}")
+    return 0
+
+
+def phone(options: argparse.Namespace) -> int:
     """Write the report, its figure, the tokens and the calibrated platform to a folder that is new or its own."""
     from experiments.validation.phone import calibrated_platform, validate
     from experiments.validation.phone_figure import draw

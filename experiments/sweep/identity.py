@@ -11,6 +11,7 @@ from typing import Any
 from experiments.policy import source_digest
 from experiments.run import trace_of
 from traces import TraceError, data_path
+from traces.workloads import open_requests
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("traces", "hwmodels", "simulator")  # code and calibration data
@@ -53,6 +54,16 @@ def trace_content(config: dict[str, Any]) -> str:
         return "unreadable"
 
 
+def request_list_digest(config: dict[str, Any]) -> str | None:
+    """The digest of the request list that `workload.file` gives, None without; 'unreadable' as `trace_digest`."""
+    if config["workload"]["file"] is None:
+        return None
+    try:
+        return open_requests(config["workload"]["file"], trace_of(config).requests, config["seed"]).digest()
+    except (TraceError, OSError):
+        return "unreadable"
+
+
 @lru_cache(maxsize=256)
 def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
     with path.open("rb") as file:
@@ -63,7 +74,7 @@ def point_id(config: dict[str, Any]) -> str:
     """SHA-256, hexadecimal, of a plain configuration without its labels, code, trace and the user's policies."""
     kept = {key: value for key, value in config.items() if key not in _LABELS}
     kept["system"] = None  # its name and description
-    parts = [kept, code_digest(), trace_digest(config), trace_content(config)]
+    parts = [kept, code_digest(), trace_digest(config), trace_content(config), request_list_digest(config)]
     for policy in config["policy"].values():
         parts.append(source_digest(str(policy.get("_target_"))))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

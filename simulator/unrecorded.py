@@ -1,0 +1,60 @@
+"""What a run was asked for, and how much of it follows no recorded routing: for remarks and provenance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from simulator.plan import Plan
+
+
+def unrecorded_tokens(plan: Plan) -> int:
+    """Tokens of all steps whose routing was repeated or drawn."""
+    return sum(request.tokens(plan.workload.synthetic_prefill)[1] for request in plan.served)
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What a reader of results should know of the workload."""
+    found = []
+    workload, listed, served = plan.workload, plan.listed, plan.served
+    if unrecorded := unrecorded_tokens(plan):
+        made = "prompts drawn from decode rows, " if workload.synthetic_prefill else ""
+        share = f"{100 * unrecorded / plan.tokens:.3g} %"
+        found.append(f"{share} of the tokens were not recorded ({made}binding {workload.binding})")
+    if other := sum(request.prompt_tokens != request.recorded_prompt_tokens for request in served):
+        found.append(f"{other} requests have another prompt length than their routing was recorded with")
+    if (distinct := len(set(plan.indices))) < len(served):
+        found.append(
+            f"{len(served)} requests follow {distinct} of the trace: a repeated one asks for the same experts again"
+        )
+    if listed is not None and (listed.closed_loop or listed.arrival_s.any()):
+        found.append("arrival times are carried, not simulated: requests run in order, batch after batch")
+    return found
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """What was served, for the provenance of a result."""
+    unrecorded = unrecorded_tokens(plan)
+    return {
+        "binding": plan.workload.binding,
+        "tokens": plan.tokens,
+        "unrecorded_tokens": unrecorded,
+        "unrecorded_token_share": unrecorded / plan.tokens if plan.tokens else 0.0,
+        "request_list_sha256": plan.listed.digest() if plan.listed is not None else None,
+    }
+
+
+def list_columns(plan: Plan, request: int) -> dict[str, Any]:
+    """Of a request of a list: trace_request, task, tenant, arrival_s (None: known at run time); else nothing."""
+    listed = plan.listed
+    if listed is None:
+        return {}
+    arrival_s = float(listed.arrival_s[request])
+    return {
+        "trace_request": int(listed.trace_request[request]),
+        "task": listed.task[request],
+        "tenant": listed.tenant[request],
+        "arrival_s": None if np.isnan(arrival_s) else arrival_s,
+    }

@@ -1,0 +1,153 @@
+"""Request lists as files: a table (CSV, Parquet) of rows, or the YAML of a specification."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import yaml
+
+from traces.schema import RequestInfo
+from traces.workloads.requests import (
+    OPEN,
+    RequestList,
+    WorkloadError,
+    check_requests,
+    decode_tokens_of,
+    followed,
+    prompt_tokens_of,
+)
+from traces.workloads.spec import make_requests
+from traces.workloads.tables import read_columns
+
+COLUMNS = (
+    "arrival_s",
+    "prompt_tokens",
+    "decode_tokens",
+    "task",
+    "tenant",
+    "trace_request",
+    "client",
+    "think_s",
+)
+
+
+def open_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo], seed: int = 0) -> RequestList:
+    """The request list in a table (.csv, .parquet), or that of a specification (.yaml) over the requests of a trace.
+
+    `seed` is that of what a specification draws. Raises WorkloadError, one sentence naming the file.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        return read_requests(path, trace)
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorkloadError(f"{path}: {(error.strerror or 'cannot be read').lower()}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise WorkloadError(f"{path}{place}: this is not YAML.") from None
+    if not isinstance(spec, Mapping):
+        raise WorkloadError(f"{path}: expected a mapping with the keys of a workload.")
+    return make_requests(spec, trace, seed, str(path))
+
+
+def read_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo]) -> RequestList:
+    """Read a table of requests; columns that it lacks are filled from the trace.
+
+    Missing: trace_request (the trace's requests in turn, those of the row's task if there is one), prompt_tokens and
+    decode_tokens (as the trace's request), arrival_s (at once), tenant, client, think_s (none). Raises WorkloadError.
+    """
+    path = Path(path).expanduser()
+    columns = read_columns(path)
+    where = str(path)
+    for name in columns:
+        if name not in COLUMNS:
+            raise WorkloadError(f"{where}: column '{name}' is not known (there are: {', '.join(COLUMNS)}).")
+    count = len(next(iter(columns.values()), ()))
+    if not count:
+        raise WorkloadError(f"{where}: there must be at least one request.")
+    tasks = _texts(columns.get("task"), count)
+    if "trace_request" in columns:
+        ids = _integers(columns["trace_request"], where, "trace_request")
+        by_id = {info.id: info for info in trace}
+        wrong = [row for row, number in enumerate(ids) if int(number) not in by_id]
+        if wrong:
+            raise WorkloadError(
+                f"{where}: row {wrong[0] + 1}, field 'trace_request' must be the id of a request of the trace,"
+                f" not {ids[wrong[0]]}."
+            )
+        chosen = [by_id[int(number)] for number in ids]
+    else:
+        chosen = followed(trace, tasks, count, where)
+
+    def tokens(name: str, own: Any) -> np.ndarray:
+        if name in columns:
+            return _integers(columns[name], where, name)
+        return np.array([own(info) for info in chosen], dtype=np.int64)
+
+    requests = RequestList(
+        arrival_s=_numbers(columns.get("arrival_s", np.zeros(count)), where, "arrival_s"),
+        prompt_tokens=tokens("prompt_tokens", prompt_tokens_of),
+        decode_tokens=tokens("decode_tokens", decode_tokens_of),
+        trace_request=np.array([info.id for info in chosen], dtype=np.int64),
+        task=tuple(given if given is not None else info.task for given, info in zip(tasks, chosen, strict=True)),
+        tenant=_texts(columns.get("tenant"), count),
+        client=_integers(columns.get("client", np.full(count, OPEN)), where, "client", empty=OPEN),
+        think_s=_numbers(columns.get("think_s", np.full(count, np.nan)), where, "think_s"),
+    )
+    check_requests(requests, trace, where)
+    return requests
+
+
+def write_requests(requests: RequestList, path: str | os.PathLike[str]) -> None:
+    """Write a table, by the suffix .csv or .parquet; `read_requests` reads the same list from it."""
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise WorkloadError(f"{path}: expected a name ending in .csv or .parquet.")
+    missing = {"arrival_s": np.isnan(requests.arrival_s), "think_s": np.isnan(requests.think_s)}
+    missing["client"] = requests.client == OPEN
+    arrays = {}
+    for name in COLUMNS:
+        values = getattr(requests, name)
+        arrays[name] = (
+            pa.array(list(values), pa.string())
+            if isinstance(values, tuple)
+            else pa.array(values, mask=missing.get(name))
+        )
+    table = pa.table(arrays)
+    if path.suffix == ".csv":
+        pa.csv.write_csv(table, path, pa.csv.WriteOptions(quoting_style="needed"))
+    else:
+        pq.write_table(table, path, compression="zstd")
+
+
+def _numbers(values: np.ndarray, where: str, name: str) -> np.ndarray:
+    """Float64, NaN where a cell is empty."""
+    try:
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    except (ValueError, TypeError):
+        raise WorkloadError(f"{where}: column '{name}' must hold numbers.") from None
+
+
+def _integers(values: np.ndarray, where: str, name: str, empty: int | None = None) -> np.ndarray:
+    numbers = _numbers(values, where, name)
+    if empty is not None:
+        numbers = np.where(np.isnan(numbers), empty, numbers)
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**53)))
+    if len(wrong):
+        raise WorkloadError(f"{where}: row {wrong[0] + 1}, field '{name}' must be a whole number.")
+    return numbers.astype(np.int64)
+
+
+def _texts(values: np.ndarray | None, count: int) -> tuple[str | None, ...]:
+    if values is None:
+        return (None,) * count
+    return tuple(None if value is None or value != value or value == "" else str(value) for value in values)
