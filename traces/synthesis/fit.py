@@ -45,7 +45,7 @@ def fit_trace(trace: Trace, indices: list[int] | None = None, *, seed: int = 0, 
         kind=fitted["kind"].transpose(1, 0, 2),
         coupling=fitted["coupling"],
         sticky=fitted["sticky"],
-        recent=fitted["recent"],
+        kind_sticky=fitted["kind_sticky"],
         memory=fitted["memory"],
         requests=RequestModel(
             kinds=kinds,

@@ -1,6 +1,6 @@
 """Drawing tokens from a routing model, many layers and requests at once.
 
-Layer l of token t needs layer l - 1 of token t and layer l of the tokens before, so all (token, layer) with the same
+Layer l of token t needs layer l - 1 of token t and layer l of token t - 1, so all (token, layer) with the same
 t + l are drawn together (a wavefront), for several requests side by side.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from traces.synthesis.model import DECAYS, LAGS, RoutingModel
+from traces.synthesis.model import DECAYS, RoutingModel
 
 CACHED_ELEMENTS = 1 << 16
 _SMALLEST = np.float32(2.0**-26)  # for u = 0
@@ -24,7 +24,7 @@ def generate(model: RoutingModel, lengths: np.ndarray, kinds: np.ndarray, rng: n
     out = np.zeros((count, longest, layers, slots), dtype=np.int16)
     memory = _Memory(model, kinds)
     coupling = model.coupling.reshape(layers * experts, experts) if model.coupling.any() else None
-    recent = model.recent[:, kinds]  # [L, n, LAGS]
+    sticky = model.sticky[:, None] + model.kind_sticky[:, kinds, None]  # [L, n, k]
     last = np.zeros((layers, count, slots), dtype=np.int64)  # of each layer, the token drawn last
     buffers = [np.empty((layers, count, experts), dtype=np.float32) for _ in range(2)]
     for front in range(longest + layers - 1):
@@ -42,15 +42,10 @@ def generate(model: RoutingModel, lengths: np.ndarray, kinds: np.ndarray, rng: n
                 np.take(coupling, above[:, :, slot], axis=0, out=part, mode="clip")
                 target += part
         flat = score.reshape(len(rows), experts)
-        for lag in range(1, LAGS + 1):
-            deep = int(np.count_nonzero(tokens >= lag))  # the first so many layers have a token so long ago
-            strength = recent[low : low + deep, :, lag - 1, None]
-            if lag == 1:
-                strength = strength + model.sticky[low : low + deep, None]
-            if deep and strength.any():
-                before = out[:, tokens[:deep] - lag, np.arange(low, low + deep)].transpose(1, 0, 2)
-                boost = np.broadcast_to(strength, before.shape).reshape(-1, slots)
-                flat[rows[: deep * count, None], before.reshape(-1, slots)] += boost
+        if front:
+            begun = int(np.count_nonzero(tokens))  # the first so many layers have a token before
+            before = last[low : low + begun].reshape(-1, slots)
+            flat[rows[: len(before), None], before] += sticky[low : low + begun].reshape(-1, slots)
         chosen = np.empty((len(rows), slots), dtype=np.int64)
         for slot in range(slots):
             chosen[:, slot] = best = flat.argmax(axis=1)

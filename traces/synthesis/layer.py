@@ -9,7 +9,7 @@ from scipy.signal import lfilter
 from scipy.sparse import csr_array
 
 from traces.synthesis.likelihood import ranked_loss
-from traces.synthesis.model import DECAYS, LAGS
+from traces.synthesis.model import DECAYS
 
 BATCH_TOKENS, STEPS, RATE = 2048, 300, 0.05  # of stochastic gradient descent
 PRECISION = 1.0  # of the normal prior of coefficients
@@ -33,7 +33,8 @@ class LayerData:
         self.num_kinds, self.coupled = int(kinds.max()) + 1, above is not None
         self.design = _design(kinds, self.num_kinds, above, experts, tokens)
         self.remembered = _memories(chosen, starts, self.use, experts)
-        self.earlier = [_earlier(chosen, starts, lag, experts) for lag in range(1, LAGS + 1)]
+        before = np.concatenate([chosen[:1], chosen[:-1]])
+        self.before = np.where(starts[:, None], experts, before)  # `experts`: no token
 
     def start(self) -> dict[str, np.ndarray]:
         """Parameters to begin with: popularity, and some memory."""
@@ -42,7 +43,7 @@ class LayerData:
             "bias": np.log(self.use).astype(np.float32),
             "table": np.zeros((self.design.shape[1], self.experts), dtype=np.float32),
             "sticky": np.zeros(slots, dtype=np.float32),
-            "recent": np.zeros((self.num_kinds, LAGS), dtype=np.float32),
+            "kind_sticky": np.zeros(self.num_kinds, dtype=np.float32),
             "memory": np.full(len(DECAYS), 0.3, dtype=np.float32),
         }
 
@@ -54,21 +55,18 @@ class LayerData:
         memory = self.remembered[:, rows]
         for index, strength in enumerate(values["memory"]):
             scores[:, :-1] += strength * memory[index]
-        earlier = [past[rows] for past in self.earlier]
-        scores[lines, earlier[0]] += values["sticky"]
-        for lag, past in enumerate(earlier):
-            scores[lines, past] += values["recent"][own, lag, None]
+        before = self.before[rows]
+        scores[lines, before] += values["sticky"] + values["kind_sticky"][own, None]
         loss, by_score = ranked_loss(np.ascontiguousarray(scores[:, :-1]), self.chosen[rows])
         padded = np.concatenate([by_score, np.zeros((len(rows), 1), dtype=np.float32)], axis=1)
-        recent = [
-            np.bincount(own, weights=padded[lines, past].sum(axis=1), minlength=self.num_kinds) for past in earlier
-        ]
+        by_slot = padded[lines, before]
+        by_kind = np.bincount(own, weights=by_slot.sum(axis=1), minlength=self.num_kinds)
         prior = PRECISION / len(self.chosen)  # as the loss is a mean over tokens
         return loss, {
             "bias": by_score.sum(axis=0),
             "table": part.T @ by_score + prior * values["table"],
-            "sticky": padded[lines, earlier[0]].sum(axis=0),
-            "recent": np.stack(recent, axis=1) + prior * values["recent"],
+            "sticky": by_slot.sum(axis=0),
+            "kind_sticky": by_kind + prior * values["kind_sticky"],
             "memory": np.array([(by_score * each).sum() for each in memory]),
         }
 
@@ -90,13 +88,6 @@ def fit_layer(data: LayerData, seed: int) -> dict[str, np.ndarray]:
     table = values.pop("table")
     coupling = table[data.num_kinds :] if data.coupled else np.zeros((data.experts, data.experts), dtype=np.float32)
     return {**values, "kind": table[: data.num_kinds], "coupling": coupling, "use": data.use.astype(np.float32)}
-
-
-def _earlier(chosen: np.ndarray, starts: np.ndarray, lag: int, experts: int) -> np.ndarray:
-    """Choices [T, k] of the token `lag` before, all `experts` (no expert) where the request has none."""
-    begins = np.maximum.accumulate(np.where(starts, np.arange(len(chosen)), 0))
-    source = np.arange(len(chosen)) - lag
-    return np.where((source >= begins)[:, None], chosen[np.maximum(source, 0)], experts)
 
 
 def _design(kinds: np.ndarray, num_kinds: int, above: np.ndarray | None, experts: int, tokens: int) -> csr_array:

@@ -9,7 +9,6 @@ import numpy as np
 
 from traces.synthesis.weights import WeightProfile
 
-LAGS = 8
 DECAYS = (0.97, 1.0)  # per token: what a request remembers of its recent tokens, and of all
 
 
@@ -40,8 +39,7 @@ class RoutingModel:
 
         bias[l, e] + kind[c, l, e]                              popularity, and how the request's kind c moves it
         + sum over the token's experts i of layer l - 1 of coupling[l, i, e]
-        + sticky[l, j]                                          if e was choice j of the token before
-        + recent[l, c, n]                                       for n = 0 … LAGS - 1 if the token n + 1 before chose e
+        + sticky[l, j] + kind_sticky[l, c]                      if e was choice j of the token before
         + sum over m of memory[l, m] * log(prior_tokens * use[l, e] + h[m, l, e])
 
     with h[m, l, e] the tokens of the request so far that chose e, those n tokens ago counted DECAYS[m]^(n - 1). With
@@ -53,7 +51,7 @@ class RoutingModel:
     origin     what the parameters were fitted to
     coupling   float32 [L, E, E], zero for the first layer
     prior_tokens  imagined tokens of mean use with which every request starts: the more, the broader its choices
-    sticky     float32 [L, k], may be infinite; recent float32 [L, K, LAGS]; memory float32 [L, 2]
+    sticky     float32 [L, k], may be infinite; kind_sticky float32 [L, K]; memory float32 [L, 2]
     """
 
     model: str
@@ -63,7 +61,7 @@ class RoutingModel:
     kind: np.ndarray
     coupling: np.ndarray
     sticky: np.ndarray
-    recent: np.ndarray
+    kind_sticky: np.ndarray
     memory: np.ndarray
     requests: RequestModel
     prior_tokens: float = 1.0
@@ -91,6 +89,6 @@ class RoutingModel:
             kind=np.zeros_like(self.kind),
             coupling=np.zeros_like(self.coupling),
             sticky=np.zeros_like(self.sticky),
-            recent=np.zeros_like(self.recent),
+            kind_sticky=np.zeros_like(self.kind_sticky),
             memory=np.zeros_like(self.memory),
         )

@@ -13,7 +13,7 @@ import yaml
 from scipy.stats import norm
 
 from traces.schema import TraceError
-from traces.synthesis.model import DECAYS, LAGS, RequestModel, RoutingModel
+from traces.synthesis.model import DECAYS, RequestModel, RoutingModel
 
 FOLDER = Path(__file__).parent / "profiles"
 KINDS = 16
@@ -147,7 +147,7 @@ def draw_model(profile: Profile) -> RoutingModel:
         kind=kind.astype(np.float32),
         coupling=coupling,
         sticky=np.full((layers, top_k), odds, dtype=np.float32),
-        recent=np.zeros((layers, KINDS, LAGS), dtype=np.float32),
+        kind_sticky=np.zeros((layers, KINDS), dtype=np.float32),
         memory=memory.astype(np.float32),
         requests=requests,
         native_top_k=top_k,

@@ -61,7 +61,7 @@ def rescale(
         kind=model.kind[:, lines, parent],
         coupling=(coupling * (model.top_k / top_k)).astype(np.float32),
         sticky=model.sticky[lines, slots],
-        recent=model.recent[rows],
+        kind_sticky=model.kind_sticky[rows],
         memory=model.memory[rows],
         weights=weights if keeps_weights else None,
         native_top_k=top_k,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -197,14 +196,3 @@ def test_profiles_that_cannot_be_are_refused_in_a_sentence(text: str, named: str
         load_profile(path)
     with pytest.raises(TraceError, match="no such profile"):
         load_profile("nobody")
-
-
-@pytest.mark.skipif("MOESIM_EXTRA_DATA" not in os.environ, reason="needs traces that are not shipped")
-def test_a_small_real_trace_is_matched_on_requests_held_out():
-    from experiments.validation.synthesis import validate
-
-    (compared,) = validate(["tiny_olmoe"])
-    rows = {row["statistic"].partition(",")[0]: row for row in compared.rows()}
-    for name in ("consecutive_overlap", "lru_hit_rate", "belady_hit_rate"):
-        row = rows[name]
-        assert abs(row["synthetic"] - row["held_out"]) < 0.25 * abs(row["popularity_only"] - row["held_out"]) + 0.01
