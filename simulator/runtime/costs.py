@@ -15,7 +15,7 @@ from simulator.engine import PS_PER_S
 from simulator.model import ModelSpec
 from simulator.plan import Block
 
-KEPT_COSTS, KEPT_BLOCKS = 64, 256  # tables of equal work are made once for all runs of a process
+KEPT_COSTS, KEPT_BLOCKS, KEPT_LAUNCHES = 64, 256, 8192  # tables of equal work are made once for all runs of a process
 OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
 T = TypeVar("T")
 Parts = tuple[int, tuple[int, int, int]]  # total ps, and that by what bounds it
@@ -252,22 +252,18 @@ class _KernelTable:
             model.linear_dtype or model.dtype,
         )
         self._floor = _AdditiveTable(origin, model, device, True)
-        self._kept: dict[tuple[int, ...], Parts] = {}
+        self._kept: _Kept[Parts] = _Kept(KEPT_LAUNCHES)
 
     def together(self, tokens: Sequence[int]) -> Parts:
         if not tokens:
             return 0, (0, 0, 0)
-        most, active, pairs = max(tokens), len(tokens), sum(tokens)
-        if most <= TILES[0]:
-            tiles = (active,) * len(TILES)
-        else:
-            tiles = tuple(sum(-(-count // tile) for count in tokens) for tile in TILES)
+        return self._kept.of(tuple(sorted(tokens)), lambda: self._launch(tokens))
+
+    def _launch(self, tokens: Sequence[int]) -> Parts:
+        tiles = [sum(-(-count // tile) for count in tokens) for tile in TILES]
         # distinct tokens are not known: at least the busiest expert's, and every token has at most top_k pairs
-        distinct = max(most, -(-pairs // self._top_k))
-        key = (active, pairs, distinct, *tiles)
-        if key not in self._kept:
-            self._kept[key] = self._parts(tokens, distinct, tiles, None)
-        return self._kept[key]
+        distinct = max(max(tokens), -(-sum(tokens) // self._top_k))
+        return self._parts(tokens, distinct, tiles, None)
 
     def least_ps(self, tokens: Sequence[int]) -> int:
         """As one launch in which every expert has the tile that suits it best: the smooth maximum of sums is at most

@@ -98,3 +98,15 @@ def test_widths_that_a_kernel_was_not_measured_for_fall_back_to_the_roofline(gpu
     overhead = gpu.launch_overhead_s
     assert time_s(work, gpu) > overhead
     assert gpu.kernels.seconds(work) is None
+
+
+def test_a_launch_costs_the_same_whatever_was_asked_before(gpu):
+    """Equal tiles and pairs do not make equal launches: one even, one with a token alone."""
+    spec = replace(model(), experts=16, top_k=8)
+    even, uneven = [(24,) * 4, (17, 31, 24, 24)], [(17, 31, 24, 24), (24,) * 4]
+    found = []
+    for order in (even, uneven):
+        costs = ExpertCosts(replace(spec), [spec.expert_bytes], gpu)  # a copy has tables of its own
+        found.append({asked: costs.together(0, asked) for asked in order})
+    assert found[0] == found[1]
+    assert costs.together(0, (31, 24, 17, 24)) == found[0][(17, 31, 24, 24)]
