@@ -57,12 +57,29 @@ ROWS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (("of two tasks", "other_task_similarity"), ("of any", "other_request_similarity")),
     ),
     (
+        "similarity to the request nearest by embedding",
+        "nearest_request_similarity",
+        (("of any", "other_request_similarity"), ("of one task", "same_task_similarity")),
+    ),
+    (
+        "rank correlation of embeddings with routing",
+        "embedding_routing_correlation",
+        (("dealt at random", "embedding_routing_correlation_shuffle"),),
+    ),
+    (
+        "cosine of embeddings of one task",
+        "same_task_embedding_cosine",
+        (("of two tasks", "other_task_embedding_cosine"), ("of any", "embedding_cosine")),
+    ),
+    (
         "similarity of first to last quarter",
         "quarter_similarity/4",
         (("shuffled", "quarter_similarity_shuffle/4"),),
     ),
     ("weight on the heaviest expert", "weight_top_share", (("uniform", "weight_top_share_uniform"),)),
     ("entropy of weights, bits", "weight_entropy_bits", (("uniform", "weight_entropy_bits_uniform"),)),
+    ("norm of hidden states", "norm_mean", ()),
+    ("norm of hidden states: coefficient of variation", "norm_cv", ()),
     (
         "overlap of consecutive tokens, prefill",
         "phases/prefill/consecutive_overlap",
@@ -115,7 +132,12 @@ def print_table(values: Mapping[str, Any], name: str) -> None:
     table.add_column("controls")
     for row in table_rows(values):
         table.add_row(*row)
-    Console(highlight=False, soft_wrap=True).print(table)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    norms = values["by_layer"].get("norm_mean")
+    if norms:
+        shown = (f"{layer} {norm:.3g}" for layer, norm in zip(values["layers"], norms, strict=True) if norm is not None)
+        console.print(f"norm of hidden states by layer: {', '.join(shown)}")
 
 
 def html_page(values: Mapping[str, Any], name: str) -> str:
@@ -248,6 +270,7 @@ def _panels(values: Mapping[str, Any]) -> list[tuple[str, str, str, Curves]]:
             over({"trace": "quarter_similarity", _WITHIN: "quarter_similarity_shuffle"}),
         ),
         ("Weight on the heaviest expert by layer", "layer", "share", layers({"trace": "weight_top_share"})),
+        ("Norm of hidden states by layer", "layer", "L2 norm, mean of tokens", layers({"trace": "norm_mean"})),
     ]
 
 
@@ -255,6 +278,7 @@ _HALVES = {
     "request_similarity_shuffle": "itself,\nshuffled",
     "request_similarity": "itself",
     "same_task_similarity": "same\ntask",
+    "nearest_request_similarity": "nearest\nembedding",
     "other_request_similarity": "any\nother",
     "other_task_similarity": "other\ntask",
 }

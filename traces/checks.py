@@ -6,7 +6,16 @@ import hashlib
 
 import numpy as np
 
-from traces.schema import DECODE, PREFILL, RequestTrace, TraceError, TraceMeta, canonical_json
+from traces.schema import (
+    DECODE,
+    PREFILL,
+    SINCE_VERSION_2,
+    RequestTrace,
+    TraceError,
+    TraceMeta,
+    canonical_json,
+    format_version,
+)
 
 
 def check_request(request: RequestTrace, meta: TraceMeta, file: str) -> None:
@@ -18,11 +27,13 @@ def check_request(request: RequestTrace, meta: TraceMeta, file: str) -> None:
     _check_shapes(request, meta, where)
     _check_order(request, where)
     _check_experts(request.experts, meta, where)
-    for field in ("weights", "probabilities"):
+    for field in ("weights", "probabilities", "norms"):
         values = getattr(request, field)
         # NaN passes: it fails both comparisons
         if values is not None and bool(np.any((values < 0) | (values == np.inf))):
             raise TraceError(f"{where}, field '{field}': values must be finite and not negative (or NaN if unknown).")
+    if request.embedding is not None and bool(np.isinf(request.embedding).any()):
+        raise TraceError(f"{where}, field 'embedding': values must be finite (or NaN if unknown).")
     if request.guesses is not None:
         _check_guesses(request.guesses, meta, where)
 
@@ -42,6 +53,8 @@ def _check_shapes(request: RequestTrace, meta: TraceMeta, where: str) -> None:
         "guesses": (np.int16, (tokens, layers, meta.guess_distances, meta.guess_width))
         if meta.guess_distances
         else None,
+        "norms": (np.float32, (tokens, layers)) if meta.has_norms else None,
+        "embedding": (np.float32, (meta.embedding_width,)) if meta.embedding_width else None,
     }
     for field, want in expected.items():
         array = getattr(request, field)
@@ -117,10 +130,11 @@ class Digest:
         "guess_distances",
         "guess_width",
     )
-    _ARRAYS = ("positions", "phases", "experts", "weights", "probabilities", "guesses")
+    _ARRAYS = ("positions", "phases", "experts", "weights", "probabilities", "guesses", "norms", "embedding")
 
     def __init__(self, meta: TraceMeta) -> None:
-        self._hash = hashlib.sha256(_line({name: getattr(meta, name) for name in self._HEADER}))
+        names = self._HEADER if format_version(meta) == 1 else (*self._HEADER, *SINCE_VERSION_2)
+        self._hash = hashlib.sha256(_line({name: getattr(meta, name) for name in names}))
 
     def add(self, request: RequestTrace, task: str | None) -> None:
         """Add the next request."""

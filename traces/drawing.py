@@ -24,6 +24,8 @@ def trace_html(trace: Trace) -> str:
         "gate weights": meta.has_weights,
         "router probabilities": meta.has_probabilities,
         f"guesses {meta.guess_distances} layers ahead": meta.guess_distances,
+        "norms of hidden states": meta.has_norms,
+        f"embeddings of requests ({meta.embedding_width} numbers)": meta.embedding_width,
         "expert sizes": meta.expert_bytes is not None,
     }
     facts = {

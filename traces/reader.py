@@ -28,7 +28,7 @@ from traces.schema import (
 _DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 
-KEPT_BYTES = 128 * 2**20
+KEPT_BYTES = 64 * 2**20
 
 
 class Trace:
@@ -77,6 +77,27 @@ class Trace:
             self._kept.move_to_end(index)
         return request
 
+    def embeddings(self) -> np.ndarray:
+        """Read the embeddings of all requests, float32 [requests, embedding_width], and nothing else of them.
+
+        A trace without embeddings gives a width of 0. Raises TraceError if they are damaged.
+        """
+        found = np.empty((len(self), self.meta.embedding_width), dtype=np.float32)
+        for index, info in enumerate(self.requests if self.meta.embedding_width else ()):
+            where = f"{self.path.name}: request {info.id}"
+            try:
+                table = self._file.read_row_group(index, columns=["embedding"], use_threads=False)
+            except _DAMAGE:
+                raise TraceError(f"{where}: the stored rows are damaged and cannot be read.") from None
+            values = _first_row(table.column("embedding"), where)
+            if values.shape != found.shape[1:]:
+                raise TraceError(
+                    f"{where}, field 'embedding': expected {found.shape[1]} numbers, as the trace's metadata says, not"
+                    f" {len(values)}."
+                )
+            found[index] = values
+        return found
+
     def _read(self, index: int) -> RequestTrace:
         info, where = self.requests[index], f"{self.path.name}: request {self.requests[index].id}"
         try:
@@ -85,7 +106,7 @@ class Trace:
             raise TraceError(f"{where}: the stored rows are damaged and cannot be read.") from None
         layers = np.asarray(self.meta.layers, dtype=np.int16)
         shape = (info.tokens, len(layers))
-        columns = {name: _flat(table.column(name), where, name) for name in table.column_names}
+        columns = {name: _flat(table.column(name), where, name) for name in table.column_names if name != "embedding"}
         grids = {name: columns[name].reshape(shape) for name in ("request", "position", "phase", "layer")}
         if bool(np.any(grids["request"] != info.id)):
             raise TraceError(f"{where}, field 'request': every row of the row group must carry the request's id.")
@@ -107,6 +128,8 @@ class Trace:
             guesses=columns["guesses"].reshape(*shape, meta.guess_distances, meta.guess_width)
             if meta.guess_distances
             else None,
+            norms=columns["norms"].reshape(shape) if meta.has_norms else None,
+            embedding=_first_row(table.column("embedding"), where) if meta.embedding_width else None,
         )
         check_request(request, meta, self.path.name)
         if request_info(request, info.task) != info:
@@ -192,6 +215,17 @@ def _flat(column: pa.ChunkedArray, where: str, name: str) -> np.ndarray:
         if array.null_count:
             raise TraceError(f"{where}, field '{name}': there must be no nulls.")
     return array.to_numpy()
+
+
+def _first_row(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    """Return the list in the first row of a column of lists, whose other rows must be empty."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    values = array.flatten()
+    if array.null_count or values.null_count:
+        raise TraceError(f"{where}, field 'embedding': there must be no nulls.")
+    if len(values) != array.value_lengths()[0].as_py():
+        raise TraceError(f"{where}, field 'embedding': it must stand in the first row of the request alone.")
+    return _frozen(values.to_numpy())
 
 
 def _frozen(values: np.ndarray) -> np.ndarray:

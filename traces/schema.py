@@ -8,14 +8,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; a trace is of the first version that has all it holds (`format_version`)
+SINCE_VERSION_2 = ("has_norms", "embedding_width")  # metadata fields that version 1 does not have
 METADATA_KEY = b"moesim.trace"
 PREFILL, DECODE, UNKNOWN_PHASE = 0, 1, -1
 MAX_EXPERTS = 32767  # ids are int16
@@ -33,8 +34,9 @@ class TraceMeta:
     array of a request follows it. ``expert_bytes``, if known, is the size in bytes of one expert per entry of
     ``layers``. ``top_k`` is the number of slots recorded, ``native_top_k`` what the model was trained with.
     ``rank_known`` is false where the slot order says nothing about the router's preference. The look-ahead
-    guesses reach ``guess_distances`` layers (0: none) and name ``guess_width`` experts each. ``digest`` is
-    the SHA-256 of the content, filled in by the writer.
+    guesses reach ``guess_distances`` layers (0: none) and name ``guess_width`` experts each. Embeddings of requests
+    have ``embedding_width`` numbers (0: there are none). ``digest`` is the SHA-256 of the content, filled in by
+    the writer.
     """
 
     model: str
@@ -48,6 +50,8 @@ class TraceMeta:
     has_probabilities: bool = False
     guess_distances: int = 0
     guess_width: int = 0
+    has_norms: bool = False
+    embedding_width: int = 0
     capture_tool: str = ""
     dataset: str = ""
     licence: str = ""
@@ -75,7 +79,7 @@ class RequestInfo:
 
 @dataclass(frozen=True, eq=False)
 class RequestTrace:
-    """The routing of one request; T tokens, L routed layers, k slots, E experts.
+    """The routing of one request; T tokens, L routed layers, k slots, E experts, H numbers of an embedding.
 
     positions      int32 [T], strictly ascending, counted from the start of the prompt
     phases         int8 [T]: 0 prefill, 1 decode, -1 unknown; no prefill after decode
@@ -84,6 +88,10 @@ class RequestTrace:
     probabilities  float32 [T, L, E] of the whole router, NaN where unknown; None if the trace has none
     guesses        int16 [T, L, d, g]: guesses[t, l, j] are the experts guessed at layer ordinal l for layer
                    ordinal l + 1 + j, -1 where none; None if the trace has none
+    norms          float32 [T, L]: L2 norm of the hidden state that the layer's router was given, NaN where
+                   unknown; None if the trace has none
+    embedding      float32 [H] of the request's prompt, whatever of its tokens is in the trace, NaN where unknown;
+                   None if the trace has none
     """
 
     id: int
@@ -93,6 +101,8 @@ class RequestTrace:
     weights: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     guesses: np.ndarray | None = None
+    norms: np.ndarray | None = None
+    embedding: np.ndarray | None = None
 
     @property
     def tokens(self) -> int:
@@ -102,8 +112,7 @@ class RequestTrace:
     @property
     def size_bytes(self) -> int:
         """Bytes of all arrays."""
-        arrays = (self.positions, self.phases, self.experts, self.weights, self.probabilities, self.guesses)
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
 
 def request_info(request: RequestTrace, task: str | None = None) -> RequestInfo:
@@ -135,16 +144,28 @@ def arrow_schema(meta: TraceMeta) -> pa.Schema:
         fields.append(("probabilities", _vector(pa.float32(), meta.num_experts)))
     if meta.guess_distances:
         fields.append(("guesses", _vector(pa.int16(), meta.guess_distances * meta.guess_width)))
+    if meta.has_norms:
+        fields.append(("norms", pa.float32()))
+    if meta.embedding_width:
+        fields.append(("embedding", _vector(pa.float32())))  # empty in all rows of a request but the first
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
 
 
-def _vector(kind: pa.DataType, width: int) -> pa.DataType:
+def _vector(kind: pa.DataType, width: int = -1) -> pa.DataType:
     return pa.list_(pa.field("element", kind, nullable=False), width)
+
+
+def format_version(meta: TraceMeta) -> int:
+    """Return the version of a trace: 2 if it holds norms or embeddings, else 1."""
+    return 2 if any(getattr(meta, name) for name in SINCE_VERSION_2) else 1
 
 
 def encode_metadata(meta: TraceMeta, requests: tuple[RequestInfo, ...]) -> bytes:
     """Return the metadata document (JSON, sorted keys, UTF-8) that goes under ``METADATA_KEY``."""
-    document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(meta)}
+    version = format_version(meta)
+    document = {"format_version": version, **dataclasses.asdict(meta)}
+    for name in SINCE_VERSION_2 if version == 1 else ():
+        del document[name]
     document["requests"] = [dataclasses.asdict(info) for info in requests]
     return canonical_json(document)
 
@@ -169,13 +190,17 @@ def decode_metadata(raw: bytes, file: str) -> tuple[TraceMeta, tuple[RequestInfo
     if not isinstance(document, dict):
         raise TraceError(f"{file}: the metadata under '{METADATA_KEY.decode()}' must be a JSON object.")
     version = document.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise TraceError(f"{file}: metadata field 'format_version' must be {FORMAT_VERSION}, not {version!r}.")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        known = f"from 1 to {FORMAT_VERSION}"
+        raise TraceError(f"{file}: metadata field 'format_version' must be {known}, not {version!r}.")
     rows = document.pop("requests", None)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise TraceError(f"{file}: metadata field 'requests' must be a list of at least one request.")
-    meta = TraceMeta(**_fields(TraceMeta, document, _META_KINDS, file, "metadata field"))
+    without = SINCE_VERSION_2 if version == 1 else ()
+    meta = TraceMeta(**_fields(TraceMeta, document, _META_KINDS, file, "metadata field", without))
     check_meta(meta, file)
+    if version != format_version(meta):
+        raise TraceError(f"{file}: metadata field 'format_version' must be 1 where there is nothing that is new in 2.")
     infos = tuple(
         RequestInfo(**_fields(RequestInfo, row, _REQUEST_KINDS, file, f"line {number} of 'requests', field"))
         for number, row in enumerate(rows)
@@ -197,9 +222,11 @@ _TESTS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _fields(kind: type, document: dict[str, Any], special: dict[str, str], file: str, what: str) -> dict[str, Any]:
-    """Return the values of `document` for the dataclass `kind`, after checking names and types."""
-    names = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+def _fields(
+    kind: type, document: dict[str, Any], special: dict[str, str], file: str, what: str, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the values of `document` for the dataclass `kind` but the fields `without`, names and types checked."""
+    names = {field.name: str(field.type) for field in dataclasses.fields(kind) if field.name not in without}
     for name in document:
         if name not in names:
             raise TraceError(f"{file}: {what} '{name}' is not known.")
@@ -237,6 +264,7 @@ def check_meta(meta: TraceMeta, file: str) -> None:
     require(meta.guess_distances >= 0, "guess_distances", "0 or more")
     widest = meta.num_experts if meta.guess_distances else 0
     require(bool(meta.guess_distances) <= meta.guess_width <= widest, "guess_width", _width_rule(widest))
+    require(meta.embedding_width >= 0, "embedding_width", "0 or more")
 
 
 def _width_rule(widest: int) -> str:

@@ -111,11 +111,17 @@ def _table(request: RequestTrace, meta: TraceMeta, schema: pa.Schema) -> pa.Tabl
         "weights": request.weights,
         "probabilities": request.probabilities,
         "guesses": request.guesses,
+        "norms": request.norms,
+        "embedding": request.embedding,
     }
     arrays = []
     for field in schema:
         values = pa.array(np.ascontiguousarray(columns[field.name]).reshape(-1))
         if pa.types.is_fixed_size_list(field.type):
             values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
+        elif pa.types.is_list(field.type):  # all in the first row
+            ends = np.full(tokens * layers + 1, len(values), dtype=np.int32)
+            ends[0] = 0
+            values = pa.ListArray.from_arrays(ends, values, type=field.type)
         arrays.append(values)
     return pa.Table.from_arrays(arrays, schema=schema)

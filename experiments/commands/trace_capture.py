@@ -23,6 +23,8 @@ def capture(options: argparse.Namespace) -> int:
         probabilities=options.probabilities,
         probability_bits=options.probability_bits,
         guesses=options.guesses,
+        norms=options.norms,
+        embeddings=options.embeddings,
     )
     if options.out is None and not options.overhead:
         raise CaptureError("moesim trace capture: expected --out TRACE, or --overhead.")

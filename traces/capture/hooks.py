@@ -11,21 +11,29 @@ import numpy as np
 from traces.capture import CaptureError
 from traces.capture.routers import RoutedLayer
 
-FIELDS = {"ids": np.int16, "weights": np.float32, "probabilities": np.float32, "guesses": np.int16}
+FIELDS = {
+    "ids": np.int16,
+    "weights": np.float32,
+    "probabilities": np.float32,
+    "guesses": np.int16,
+    "norms": np.float32,
+}
 
 
 class Recorder:
     """Context manager: while it is open, each forward pass of the model adds to what each layer chose.
 
     `layers` are in the order in which they run. With `distances` D > 0, layer l's router input is also given to the
-    routers of layers l + 1 … l + D; what they choose is layer l's guess. `order` lists the layers in the order in
-    which they were first called.
+    routers of layers l + 1 … l + D; what they choose is layer l's guess. `norms` are those of the hidden states that
+    the routers are given, summed in float32. `order` lists the layers in the order in which they were first called.
     """
 
-    def __init__(self, layers: Sequence[RoutedLayer], *, probabilities: bool = False, distances: int = 0) -> None:
-        self._layers, self._probabilities, self._distances = list(layers), probabilities, distances
+    def __init__(
+        self, layers: Sequence[RoutedLayer], *, probabilities: bool = False, distances: int = 0, norms: bool = False
+    ) -> None:
+        self._layers, self._probabilities, self._distances, self._norms = list(layers), probabilities, distances, norms
         self._hooks: list[Any] = []
-        for layer in self._layers if probabilities or distances else []:
+        for layer in self._layers if probabilities or distances or norms else []:
             if layer.router is None:
                 raise CaptureError(f"{layer.name}: no router was found beside it; capture without them the ids alone.")
         self.clear()
@@ -70,10 +78,14 @@ class Recorder:
                 logits = layer.logits(output).float()
                 scores = logits.sigmoid() if layer.scores == "sigmoid" else logits.softmax(-1)
                 noted[number]["probabilities"].append(scores[:, : layer.num_experts])
-            if not self._distances:
+            if not (self._distances or self._norms):
                 return
             named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             state, *rest = args or (kwargs["hidden_states"],)
+            if self._norms:
+                noted[number]["norms"].append(state.float().norm(dim=-1, keepdim=True))
+            if not self._distances:
+                return
             self._inputs[number] = state.clone()
             for distance in range(1, min(self._distances, number) + 1):
                 source, earlier = self._layers[number - distance], self._inputs[number - distance]
@@ -98,7 +110,8 @@ class Recorder:
     def arrays(self, batch: int) -> list[dict[str, np.ndarray]]:
         """For each layer what `batch` sequences chose, in the order of their tokens; arrays [batch, T, …].
 
-        ids [k] −1 where nothing was run, weights [k], probabilities [E], guesses [D, k] −1 where there is none.
+        ids [k] −1 where nothing was run, weights [k], probabilities [E], guesses [D, k] −1 where there is none,
+        norms [1].
         """
         return [self._joined(number, batch) for number in range(len(self._layers))]
 
@@ -109,6 +122,8 @@ class Recorder:
         done = {"ids": _cat(noted["ids"], batch), "weights": _cat(noted["weights"], batch)}
         if self._probabilities:
             done["probabilities"] = _cat(noted["probabilities"], batch)
+        if self._norms:
+            done["norms"] = _cat(noted["norms"], batch)
         if self._distances:
             width = done["ids"].shape[-1]
             guesses = np.full((*done["ids"].shape[:2], self._distances, width), -1)

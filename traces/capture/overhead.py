@@ -22,7 +22,7 @@ def decode_times(
     """(without, with) hooks: median seconds per decode step of one batch of `prompts`, both taken in turns."""
     encoded = [encode(tokenizer, prompt.text, settings.prompt_tokens) for prompt in prompts]
     layers = running_order(model, find_routed_layers(model))
-    recorder = Recorder(layers, probabilities=settings.probabilities, distances=settings.guesses)
+    recorder = Recorder(layers, **settings.recorded())
     both: tuple[AbstractContextManager[Any], ...] = (nullcontext(), recorder)
     times: list[list[float]] = [[], []]
     clock: list[float] = []

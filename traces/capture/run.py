@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from traces.capture.hooks import Recorder
 from traces.capture.journal import Journal
 from traces.capture.prompts import Prompt
 from traces.capture.routers import RoutedLayer, find_routed_layers
-from traces.capture.sequences import Generated, encode, generate, prompt_loss, rows
+from traces.capture.sequences import Generated, encode, generate, prompt_embedding, prompt_loss, rows
 from traces.reader import Trace, open_trace
 from traces.schema import RequestTrace, TraceMeta
 from traces.writer import TraceWriter
@@ -34,7 +34,8 @@ class Settings:
     """What a capture does. Prompts are cut at `prompt_tokens` (0: whole); `new_tokens` are sampled after each, at
     `temperature` (0: greedy) from the whole vocabulary unless `top_p` < 1. `batch` prompts run together, and sampling
     depends on which. `guesses` is the farthest look-ahead distance, 0 to 3. Probabilities are rounded
-    to `probability_bits` significant bits (24: not at all; 8: as bfloat16), since they are most of a trace's bytes."""
+    to `probability_bits` significant bits (24: not at all; 8: as bfloat16), since they are most of a trace's bytes.
+    `norms` are of the hidden states that routers are given, `embeddings` of the prompts."""
 
     prompt_tokens: int = 0
     new_tokens: int = 64
@@ -45,6 +46,12 @@ class Settings:
     probabilities: bool = False
     probability_bits: int = 24
     guesses: int = 0
+    norms: bool = False
+    embeddings: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """What the hooks shall note beside the experts and weights: arguments of `Recorder`."""
+        return {"probabilities": self.probabilities, "distances": self.guesses, "norms": self.norms}
 
     def __post_init__(self) -> None:
         for name, least, most in _RANGES:
@@ -121,7 +128,7 @@ def capture_trace(
     encoded = [encode(tokenizer, prompt.text, settings.prompt_tokens) for prompt in prompts]
     loss = prompt_loss(model, encoded[: settings.batch])
     start, done, captured = time.perf_counter(), 0, 0
-    with Recorder(layers, probabilities=settings.probabilities, distances=settings.guesses) as recorder:
+    with Recorder(layers, **settings.recorded()) as recorder:
         for first in range(0, len(prompts), settings.batch):
             numbers = range(first, min(first + settings.batch, len(prompts)))
             if not all(journal.has(number) for number in numbers):
@@ -130,6 +137,8 @@ def capture_trace(
                 arrays = recorder.arrays(len(numbers))
                 for row, number in enumerate(numbers):
                     request = _request(number, layers, arrays, generated, row, settings)
+                    if settings.embeddings:
+                        request = replace(request, embedding=prompt_embedding(model, encoded[number]))
                     journal.add(request, generated.tokens(row))
                     captured += request.tokens
             done = numbers[-1] + 1
@@ -138,7 +147,7 @@ def capture_trace(
     if _untrained(model, loss):
         say(f"warning: the prompts' cross-entropy is {loss:.2f} nats per token; {LOCALITY_WARNING}")
     request, _ = next(journal.requests(1))
-    meta = _meta(model, layers, settings, source, loss, request.experts.shape[-1])
+    meta = _meta(model, layers, settings, source, loss, request)
     with TraceWriter(out, meta) as writer:
         for request, _ in journal.requests(len(prompts)):
             writer.write(request, prompts[request.id].task)
@@ -156,11 +165,18 @@ def _untrained(model: Any, loss: float | None) -> bool:
 
 
 def _meta(
-    model: Any, layers: Sequence[RoutedLayer], settings: Settings, source: Source, loss: float | None, width: int
+    model: Any,
+    layers: Sequence[RoutedLayer],
+    settings: Settings,
+    source: Source,
+    loss: float | None,
+    like: RequestTrace,
 ) -> TraceMeta:
+    """The metadata of a trace whose requests have shapes as those of `like`."""
     import torch
     import transformers
 
+    width = like.experts.shape[-1]
     notes = [
         f"captured with torch {torch.__version__.partition('+')[0]} and transformers {transformers.__version__},"
         f" {str(model.dtype).removeprefix('torch.')}",
@@ -172,6 +188,10 @@ def _meta(
     if settings.probabilities:
         rounded = f", {settings.probability_bits} significant bits" if settings.probability_bits < 24 else ""
         notes.append(f"probabilities are the {layers[0].scores} of the router logits{rounded}")
+    if settings.norms:
+        notes.append("norms are of the hidden states given to the routers")
+    if settings.embeddings:
+        notes.append("embeddings are the mean of the input embeddings of the prompt's tokens")
     if any(layer.unsorted for layer in layers):
         notes.append("slots by weight, as the router does not order them")
     ordinal = len({layer.index for layer in layers}) < len(layers)
@@ -190,6 +210,8 @@ def _meta(
         has_probabilities=settings.probabilities,
         guess_distances=settings.guesses,
         guess_width=width if settings.guesses else 0,
+        has_norms=settings.norms,
+        embedding_width=0 if like.embedding is None else len(like.embedding),
         capture_tool="moesim trace capture",
         dataset=source.dataset,
         licence=source.licence,
@@ -227,6 +249,7 @@ def _request(
     count = max(layer.num_experts for layer in layers)
     probabilities = np.full((*shape, count), np.nan, np.float32) if settings.probabilities else None
     guesses = np.full((*shape, settings.guesses, width), -1, np.int16) if settings.guesses else None
+    norms = np.full(shape, np.nan, np.float32) if settings.norms else None
     for ordinal, (layer, noted) in enumerate(zip(layers, arrays, strict=True)):
         at, column = generated.columns(layer.stack, noted["ids"].shape[1], kept, layer.name)
         slots = noted["ids"].shape[-1]
@@ -237,6 +260,8 @@ def _request(
             probabilities[at, ordinal, : layer.num_experts] = rounded
         if guesses is not None:
             guesses[at, ordinal, :, :slots] = noted["guesses"][row, column]
+        if norms is not None:
+            norms[at, ordinal] = noted["norms"][row, column, 0]
     return RequestTrace(
         id=number,
         positions=positions,
@@ -245,6 +270,7 @@ def _request(
         weights=weights,
         probabilities=probabilities,
         guesses=guesses,
+        norms=norms,
     )
 
 

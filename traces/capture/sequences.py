@@ -100,6 +100,29 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings:
     return Generated(kept, [list(prompt) for prompt in prompts], ids, ended, config.is_encoder_decoder)
 
 
+def prompt_embedding(model: Any, prompt: Sequence[int]) -> np.ndarray:
+    """float32 [H]: mean of the input embeddings of a prompt's tokens, summed in float64.
+
+    FineMoE (arXiv:2502.05370) searches for requests alike by what the model's embedding layer gives: it is there before
+    any layer runs, and depends on the prompt alone, not on how it was batched. Raises CaptureError if the model does
+    not say which layer that is.
+    """
+    import torch
+
+    try:
+        layer = model.get_input_embeddings()
+    except NotImplementedError:
+        layer = None
+    if layer is None:
+        raise CaptureError(
+            f"{type(model).__name__}: it does not say which layer embeds its tokens; leave --embeddings out."
+        )
+    with torch.no_grad():
+        vectors = layer(torch.tensor(prompt, device=layer.weight.device))
+    mean: np.ndarray = vectors.double().mean(0).float().cpu().numpy()
+    return mean
+
+
 def prompt_loss(model: Any, prompts: Sequence[list[int]]) -> float | None:
     """Mean cross-entropy of prompts in nats per token, one at a time; None for an encoder-decoder or without pairs."""
     import torch

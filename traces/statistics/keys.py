@@ -51,12 +51,25 @@ KEYS = {
     "same_task_similarity": "the same for two requests of one task; null if there are no tasks to compare",
     "other_task_similarity": "the same for requests of different tasks",
     "request_similarity_shuffle": "of two halves of a request, its tokens shuffled",
+    "embedding_cosine": "of the embeddings of two requests; null without embeddings, as in the next five",
+    "same_task_embedding_cosine": "the same for two requests of one task",
+    "other_task_embedding_cosine": "the same for requests of different tasks",
+    "nearest_request_similarity": (
+        "of a request's first half to the second half of the request whose embedding is nearest by cosine; its control "
+        "is `other_request_similarity`"
+    ),
+    "embedding_routing_correlation": (
+        "Spearman's, over pairs of requests, of the cosine of their embeddings with the similarity of their routing"
+    ),
+    "embedding_routing_correlation_shuffle": "the same with the embeddings dealt to the requests at random",
     "quarter_similarity": "of a request's first quarter to its second, third and fourth",
     "quarter_similarity_shuffle": "the same with the tokens of each request shuffled",
     "weight_top_share": "share of a token's weight on its heaviest expert; null without weights",
     "weight_entropy_bits": "entropy of a token's weights",
     "weight_top_share_uniform": "of equal weights: 1 / k",
     "weight_entropy_bits_uniform": "of equal weights: log2 k",
+    "norm_mean": "L2 norm of the hidden states that a layer's router is given; mean of the layers; null without norms",
+    "norm_cv": "its standard deviation over tokens by its mean; mean of the layers",
     "phases": "tokens, load and overlap of prefill and of decode; null unless both are there",
     "phase_similarity": "of the experts' shares in prefill to those in decode",
     "phase_similarity_shuffle": "the same with each request's tokens dealt to the phases at random",

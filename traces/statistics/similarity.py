@@ -13,6 +13,7 @@ import numpy as np
 
 from traces.schema import RequestInfo, RequestTrace, TraceMeta
 from traces.statistics.counting import expert_counts, shared_mass
+from traces.statistics.hidden import EMBEDDING_KEYS, embedding_statistics
 
 MOST_REQUESTS = 256
 
@@ -24,9 +25,11 @@ class Similarity:
     request at random. Of more than MOST_REQUESTS requests so many are taken, at even distances.
     Tasks count where there are at least two, one of them with two requests; the control of
     `same_task_similarity` and `other_task_similarity` is `other_request_similarity`: tasks dealt at random.
+    Beside it stand similarities by embedding (`traces.statistics.hidden`), if the trace has them; `seed` is of these.
     """
 
-    def __init__(self, meta: TraceMeta, requests: Sequence[RequestInfo]) -> None:
+    def __init__(self, meta: TraceMeta, requests: Sequence[RequestInfo], seed: int = 0) -> None:
+        self._seed = seed
         self._experts = meta.num_experts
         wanted = [info for info in requests if info.tokens > 1]
         places = np.linspace(0, len(wanted) - 1, min(len(wanted), MOST_REQUESTS)).round().astype(int)
@@ -34,6 +37,7 @@ class Similarity:
         self._halves: list[np.ndarray] = []
         self._shuffled: list[np.ndarray] = []
         self._kept_tasks: list[str | None] = []
+        self._embeddings: list[np.ndarray] = []
 
     def add(self, request: RequestTrace, order: np.ndarray) -> None:
         if request.id not in self._tasks:
@@ -44,11 +48,14 @@ class Similarity:
         mixed = (request.experts[order[:half]], request.experts[order[half : 2 * half]])
         self._shuffled.append(shared_mass(*(expert_counts(part, self._experts) for part in mixed)))
         self._kept_tasks.append(self._tasks[request.id])
+        if request.embedding is not None:
+            self._embeddings.append(request.embedding)
 
     def result(self) -> dict[str, Any]:
         names = ("request", "other_request", "same_task", "other_task")
         out: dict[str, Any] = {f"{name}_similarity": None for name in names}
         out["request_similarity_shuffle"] = None
+        out |= dict.fromkeys(EMBEDDING_KEYS)
         if not self._halves:
             return out
         halves = np.stack(self._halves)
@@ -61,6 +68,8 @@ class Similarity:
         if labelled:
             picks |= {"same_task": same, "other_task": ~same & ~own}
         out |= {f"{name}_similarity": _mean(matrix[where]) for name, where in picks.items()}
+        if self._embeddings:
+            out |= embedding_statistics(np.stack(self._embeddings), matrix, same if labelled else None, self._seed)
         return {**out, "request_similarity_shuffle": _mean(np.array(self._shuffled))}
 
 

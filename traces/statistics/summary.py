@@ -11,6 +11,7 @@ from traces.reader import Trace
 from traces.schema import RequestTrace, TraceError
 from traces.statistics.blocks import blocks
 from traces.statistics.counting import shuffled_order
+from traces.statistics.hidden import Norms
 from traces.statistics.hits import HitCurves
 from traces.statistics.load import Load
 from traces.statistics.lookahead import LookAhead
@@ -38,12 +39,12 @@ def summarise(trace: Trace, *, requests: int | None = None, seed: int = 0) -> di
     meta, infos = trace.meta, trace.requests[:requests]
     tokens = sum(info.tokens for info in infos)
     load, overlap, reuse, weights = Load(meta, seed), Overlap(meta), Reuse(meta), Weights(meta)
-    similarity, drift, phases = Similarity(meta, infos), Drift(meta), Phases(meta)
+    similarity, drift, phases, norms = Similarity(meta, infos, seed), Drift(meta), Phases(meta), Norms(meta)
     information, recall, look_ahead = Information(meta, tokens, seed), NextLayerRecall(meta), LookAhead(meta)
     hits = HitCurves(len(meta.layers), meta.num_experts)
 
     def first(request: RequestTrace, order: np.ndarray) -> None:
-        for simple in (load, overlap, weights, information, recall):
+        for simple in (load, overlap, weights, norms, information, recall):
             simple.add(request)
         for shuffling in (reuse, look_ahead, similarity, drift, phases):
             shuffling.add(request, order)
@@ -78,7 +79,7 @@ def summarise(trace: Trace, *, requests: int | None = None, seed: int = 0) -> di
         load.result(),
         overlap.result(load.counts, load.tokens),
         *(theme.result() for theme in (reuse, hits, information, recall, look_ahead)),
-        *(theme.result() for theme in (similarity, drift, weights, phases)),
+        *(theme.result() for theme in (similarity, drift, weights, norms, phases)),
     )
     by_layer = {name: values for theme in themes for name, values in theme.pop("by_layer", {}).items()}
     values = {name: value for theme in themes for name, value in theme.items()}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,14 @@ def stream_of(trace: Trace) -> Stream:
 
 
 def open_streams(paths: Sequence[str], step: str) -> list[Stream]:
-    """Return the streams of other trace files named in a step, by path or as shipped."""
+    """Return the streams of other trace files named in a step, by path or, where there is no such file, as shipped."""
     if not all(paths):
         raise TransformError(f"{step}: the trace files must be named, separated by commas.")
-    return [stream_of(open_trace(data_path(path))) for path in paths]
+    return [stream_of(open_trace(path if Path(path).is_file() else data_path(path))) for path in paths]
 
 
 def take_tokens(request: RequestTrace, rows: np.ndarray) -> RequestTrace:
-    """Return the request with these tokens only, positions and phases with them."""
+    """Return the request with these tokens only, positions and phases with them; its prompt's embedding stays."""
     return dataclasses.replace(
         request, positions=request.positions[rows], phases=request.phases[rows], **_routing_of(request, rows)
     )
@@ -81,8 +82,8 @@ def _routing_of(request: RequestTrace, rows: np.ndarray) -> dict[str, Any]:
 
 
 def routing(request: RequestTrace) -> dict[str, np.ndarray | None]:
-    """Return the arrays of a request that have a row per token and say where it went."""
-    return {name: getattr(request, name) for name in ("experts", "weights", "probabilities", "guesses")}
+    """Return the arrays of a request that have a row per token and say where it went, and with which hidden state."""
+    return {name: getattr(request, name) for name in ("experts", "weights", "probabilities", "guesses", "norms")}
 
 
 def unknown_task(step: str, name: str, known: Iterable[str | None]) -> TransformError:
@@ -97,7 +98,9 @@ def unknown_task(step: str, name: str, known: Iterable[str | None]) -> Transform
 def require_same_shape(first: TraceMeta, others: Iterable[TraceMeta], step: str) -> None:
     """Raise TransformError unless requests of all traces fit one file."""
     fields = ["num_experts", "top_k", "native_top_k", "layers", "rank_known", "expert_bytes"]
-    fields += ["has_weights", "has_probabilities", "guess_distances", "guess_width"]
+    fields += ["has_weights", "has_probabilities", "guess_distances", "guess_width", "has_norms", "embedding_width"]
+    if first.embedding_width:
+        fields.append("model")  # embeddings of two models cannot be compared
     for other in others:
         for field in fields:
             ours, theirs = getattr(first, field), getattr(other, field)

@@ -13,7 +13,8 @@ _PHASES = {"prefill": PREFILL, "decode": DECODE}
 def apply(stream: Stream, tokens: int | None = None, start: int = 0, phase: str | None = None) -> Stream:
     """Keep at most `tokens` tokens of every request from the `start`-th on, of one phase if it is named.
 
-    Positions stay, so the context of what is kept is as long as it was. Requests left without tokens go.
+    Positions stay, so the context of what is kept is as long as it was; so does the embedding, which is of the whole
+    prompt. Requests left without tokens go.
     """
     if start < 0 or (tokens is not None and tokens < 1):
         raise TransformError("crop: tokens must be at least 1, and start at least 0.")

@@ -13,7 +13,8 @@ from traces.transforms._stream import Stream, TransformError
 def apply(stream: Stream, keep: str) -> Stream:
     """Keep the routed layers `keep` by model index: ``3,5,9`` or a range ``0:12`` (the end is left out).
 
-    Guesses are kept if the layers kept follow one another, and those for layers beyond them become -1.
+    Guesses are kept if the layers kept follow one another, and those for layers beyond them become -1. Embeddings of
+    requests are of no layer and stay.
     """
     meta = stream.meta
     chosen = _chosen(keep, meta.layers)
@@ -32,6 +33,7 @@ def apply(stream: Stream, keep: str) -> Stream:
             weights=None if request.weights is None else request.weights[:, ordinals],
             probabilities=None if request.probabilities is None else request.probabilities[:, ordinals],
             guesses=guesses,
+            norms=None if request.norms is None else request.norms[:, ordinals],
         )
 
     sizes = None if meta.expert_bytes is None else tuple(meta.expert_bytes[ordinal] for ordinal in ordinals)

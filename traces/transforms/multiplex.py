@@ -20,7 +20,7 @@ def apply(stream: Stream, traces: tuple[str, ...], burst: int = 1) -> Stream:
     """Take `burst` requests of each trace in turn until all are used up, numbered anew from 0.
 
     A trace that has ended is left out of the turn. The traces must agree in experts, layers, top-k and what is
-    recorded; tell the tenants apart by their tasks (``rename``).
+    recorded, and in the model if they hold embeddings; tell the tenants apart by their tasks (``rename``).
     """
     if burst < 1:
         raise TransformError("multiplex: burst must be at least 1.")

@@ -13,7 +13,8 @@ from traces.transforms._stream import Stream, TransformError
 def apply(stream: Stream, order: tuple[int, ...] = (), seed: int = 0) -> Stream:
     """Permute the experts of each layer: expert e becomes ``order[e]`` in all layers, or is drawn per layer.
 
-    Guesses are renumbered as the layer they are for, probabilities move with their experts.
+    Guesses are renumbered as the layer they are for, probabilities move with their experts; norms and embeddings name
+    no expert and stay.
     """
     meta = stream.meta
     layers, experts = len(meta.layers), meta.num_experts

@@ -13,14 +13,14 @@ _KINDS = ("within_request", "global", "uniform")
 
 
 def apply(stream: Stream, kind: str, seed: int = 0) -> Stream:
-    """Give tokens the routing of others; positions, phases, lengths and tasks stay.
+    """Give tokens the routing of others; positions, phases, lengths, tasks and embeddings of requests stay.
 
     within_request  tokens of a request exchange their routing: what it uses stays, in which order does not
     global          tokens of all requests do (memory holds the whole trace)
-    uniform         every token and layer draws its experts anew, all alike; weights stay in their slots,
-                    guesses and probabilities go
+    uniform         every token and layer draws its experts anew, all alike; weights stay in their slots and
+                    norms at their tokens, guesses and probabilities go
 
-    Tokens exchange within their phase, and all their layers together.
+    Tokens exchange within their phase, and all their layers together, the norms of their hidden states with them.
     """
     if kind not in _KINDS or seed < 0:
         raise TransformError(f"shuffle: kind must be one of {', '.join(_KINDS)}, and seed at least 0.")

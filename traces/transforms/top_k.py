@@ -14,7 +14,8 @@ def apply(stream: Stream, k: int, renormalise: bool = False) -> Stream:
     """Keep each token's k best experts, by weight or, without weights, by the order of the slots.
 
     With `renormalise` the weights kept are scaled to the sum that all of them had. The native top-k stays.
-    Later layers are as they were recorded: a real run would route differently after dropping an expert.
+    Later layers, and norms of hidden states, are as they were recorded: a real run would route differently after
+    dropping an expert.
     """
     meta = stream.meta
     if not 1 <= k <= meta.top_k:

@@ -100,6 +100,43 @@ def test_probabilities_of_a_sigmoid_router_do_not_add_up_to_1_but_hold_its_weigh
     assert "probabilities are the sigmoid" in trace.meta.notes
 
 
+def test_norms_and_embeddings_are_recorded_only_if_asked_for(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain.parquet")
+    assert (plain.meta.has_norms, plain.meta.embedding_width, plain.embeddings().shape) == (False, 0, (5, 0))
+    norms = run(tmp_path / "norms.parquet", norms=True)
+    assert (norms.request(0).norms.shape, norms.request(0).embedding) == ((12, 4), None)
+    embeddings = run(tmp_path / "embeddings.parquet", embeddings=True)
+    assert (embeddings.request(0).norms, embeddings.embeddings().shape) == (None, (5, 32))
+    assert "mean of the input embeddings of the prompt's tokens" in embeddings.meta.notes
+    for one, other, third in zip(plain, norms, embeddings, strict=True):
+        assert one.experts.tolist() == other.experts.tolist() == third.experts.tolist()
+
+
+def test_padding_changes_no_norm_and_no_embedding_and_a_cut_prompt_is_embedded_as_it_is_fed(tmp_path: Path) -> None:
+    more = {"norms": True, "embeddings": True, "temperature": 0.0}
+    together = run(tmp_path / "a.parquet", batch=5, **more)
+    alone = run(tmp_path / "b.parquet", batch=1, **more)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.norms, other.norms, rtol=1e-5)
+    assert together.embeddings().tolist() == alone.embeddings().tolist()
+    subject = model()
+    cut = run(tmp_path / "c.parquet", subject, prompt_tokens=1, embeddings=True)
+    table = subject.get_input_embeddings().weight
+    first = [Letters()(prompt.text)["input_ids"][0] for prompt in PROMPTS]
+    assert cut.embeddings().tolist() == table[first].tolist()
+
+
+def test_norms_of_a_model_in_bfloat16_are_summed_in_float32(tmp_path: Path) -> None:
+    subject, seen = model().bfloat16(), []
+    router = subject.model.layers[0].mlp.gate
+    router.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().double().reshape(-1, 32)))
+    trace = run(tmp_path / "t.parquet", subject, batch=5, norms=True, embeddings=True)
+    exact = torch.cat([call.reshape(5, -1, 32) for call in seen[-6:]], dim=1).norm(dim=-1)
+    for row, (request, length) in enumerate(zip(trace, (7, 2, 5, 8, 1), strict=True)):
+        np.testing.assert_allclose(request.norms[:, 0], exact[row, 8 - length :], rtol=1e-6)
+    assert trace.request(0).embedding.dtype == np.float32
+
+
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(tmp_path: Path) -> None:
     files = [run(tmp_path / f"{name}.parquet", seed=seed).path for name, seed in (("a", 3), ("b", 3), ("c", 4))]
     first, second, third = (Path(file).read_bytes() for file in files)
@@ -116,13 +153,14 @@ def test_torchs_own_generator_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_capture_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole.parquet").path
+    more = {"probabilities": True, "guesses": 1, "norms": True, "embeddings": True}
+    whole = run(tmp_path / "whole.parquet", **more).path
 
     def interrupt(text: str) -> None:
         if text.startswith("request 4"):
             raise KeyboardInterrupt
 
-    cut, settings = tmp_path / "cut.parquet", Settings(new_tokens=6, batch=2)
+    cut, settings = tmp_path / "cut.parquet", Settings(new_tokens=6, batch=2, **more)
     source = Source(model="tiny", licence="none")
     with pytest.raises(KeyboardInterrupt):
         capture_trace(model(), Letters(), PROMPTS, cut, settings, source, say=interrupt)
@@ -204,5 +242,6 @@ def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
 
 
 def test_decode_times_are_measured_with_and_without_hooks() -> None:
-    plain, recorded = decode_times(model(), Letters(), PROMPTS[:2], Settings(new_tokens=4, guesses=1), rounds=2)
+    settings = Settings(new_tokens=4, guesses=1, norms=True, embeddings=True)
+    plain, recorded = decode_times(model(), Letters(), PROMPTS[:2], settings, rounds=2)
     assert min(plain, recorded) > 0

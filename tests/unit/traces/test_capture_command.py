@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
+from experiments.commands import trace_capture
 from traces.capture import CaptureError
 from traces.capture.prompts import Prompt, read_prompts
+from traces.capture.run import Settings
 
 
 def test_prompts_are_read_in_order_with_their_tasks(tmp_path: Path) -> None:
@@ -70,6 +72,27 @@ def test_wrong_switches_end_in_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("switches", [[], ["--norms"], ["--embeddings"], ["--norms", "--embeddings"]])
+def test_norms_and_embeddings_are_switched_on_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switches: list[str]
+) -> None:
+    asked: list[Settings] = []
+
+    def note(
+        model: object, tokenizer: object, prompts: object, out: object, settings: Settings, *_: object, **__: object
+    ):
+        asked.append(settings)
+        raise CaptureError("seen.")
+
+    monkeypatch.setattr(trace_capture, "load", lambda *_, **__: (None, None))
+    monkeypatch.setattr(trace_capture, "capture_trace", note)
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    out = ["--out", str(tmp_path / "t.parquet")]
+    assert main(["trace", "capture", "model", "--prompts", str(file), *out, *switches]) == 2
+    assert [(one.norms, one.embeddings) for one in asked] == [("--norms" in switches, "--embeddings" in switches)]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")

@@ -305,7 +305,8 @@ def build(kind: str, changes: dict[str, Any], common: dict[str, Any] = COMMON) -
 
 
 def captured(model: Any, path: Path, **settings: Any) -> Any:
-    asked = {"new_tokens": 5, "batch": 2, "probabilities": True, "guesses": 2, **settings}
+    more = {"probabilities": True, "guesses": 2, "norms": True, "embeddings": True}
+    asked = {"new_tokens": 5, "batch": 2, **more, **settings}
     prompts = [Prompt("abcdefg", "letters"), Prompt("zyxw"), Prompt("mnopq")]
     return capture_trace(model, Letters(), prompts, path, Settings(**asked), Source(model="tiny"))
 
@@ -334,6 +335,8 @@ def test_choices_and_guesses_are_those_of_the_router_worked_out_by_hand(family: 
             ids, weights = by_hand(layer.parent, states[ordinal])
             assert request.experts[:, ordinal].tolist() == ids.tolist()
             np.testing.assert_allclose(request.weights[:, ordinal], weights, rtol=1e-4)
+            norms = (states[ordinal].double() ** 2).sum(-1) ** 0.5
+            np.testing.assert_allclose(request.norms[:, ordinal], norms, rtol=1e-5)
             for distance in range(1, 3):
                 guesses = request.guesses[:, ordinal, distance - 1]
                 if ordinal + distance < len(running):
@@ -341,10 +344,19 @@ def test_choices_and_guesses_are_those_of_the_router_worked_out_by_hand(family: 
                     assert guesses.tolist() == expected.tolist()
                 else:
                     assert (guesses == -1).all()
+    assert_embedding_of_prompt(request, model, "abcdefg")
 
 
 def has_router(block: Any) -> bool:
     return hasattr(block, "gate") or hasattr(block, "router")
+
+
+def assert_embedding_of_prompt(request: Any, model: Any, text: str) -> None:
+    """The one table with a row per word of the vocabulary, read row by row."""
+    tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    table = next(table for table in tables if table.shape == (VOCAB, HIDDEN)).tolist()
+    rows = [table[token] for token in Letters()(text)["input_ids"]]
+    np.testing.assert_allclose(request.embedding, np.mean(rows, axis=0), rtol=1e-5, atol=1e-7)
 
 
 def router_inputs(layers: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
@@ -389,6 +401,14 @@ def test_switch_tokens_beyond_an_experts_capacity_have_no_expert(tmp_path: Path)
     assert (request.experts[7:, :2] == -1).all()
     assert (request.experts[:7, 2:] == -1).all()
     assert (request.guesses[:, 1] == -1).all()  # the next layer is the decoder's first
+    for ordinal, layer in enumerate(layers):
+        prompt = ordinal < 2
+        calls = torch.cat(inputs[layer.name][1 : 2 if prompt else 6])
+        norms = request.norms[slice(7) if prompt else slice(7, None), ordinal]
+        np.testing.assert_allclose(norms, (calls.double() ** 2).sum(-1) ** 0.5, rtol=1e-5)
+    assert np.isnan(request.norms[:7, 2:]).all()
+    assert np.isnan(request.norms[7:, :2]).all()
+    assert_embedding_of_prompt(request, model, "abcdefg")
 
 
 def test_nllb_is_refused_with_the_reason() -> None:

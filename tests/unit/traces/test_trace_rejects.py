@@ -79,8 +79,19 @@ def test_a_parquet_file_of_another_kind_is_refused(tmp_path) -> None:
     [
         (lambda d: b"{", "must be valid JSON"),
         (lambda d: b"[]", "must be a JSON object"),
-        (lambda d: d.update(format_version=2), "metadata field 'format_version' must be 1, not 2"),
-        (lambda d: d.pop("format_version") and None, "metadata field 'format_version' must be 1, not None"),
+        (lambda d: d.update(format_version=3), "metadata field 'format_version' must be from 1 to 2, not 3"),
+        (lambda d: d.update(format_version=True), "metadata field 'format_version' must be from 1 to 2, not True"),
+        (lambda d: d.pop("format_version") and None, "metadata field 'format_version' must be from 1 to 2, not None"),
+        (lambda d: d.update(format_version=2), "metadata field 'has_norms' is missing"),
+        (lambda d: d.update(has_norms=False), "metadata field 'has_norms' is not known"),
+        (
+            lambda d: d.update(format_version=2, has_norms=False, embedding_width=0),
+            "metadata field 'format_version' must be 1 where there is nothing that is new in 2",
+        ),
+        (
+            lambda d: d.update(format_version=2, has_norms=True, embedding_width=-1),
+            "metadata field 'embedding_width' must be 0 or more, not -1",
+        ),
         (lambda d: d.pop("layers") and None, "metadata field 'layers' is missing"),
         (lambda d: d.update(surprise=1), "metadata field 'surprise' is not known"),
         (lambda d: d.update(top_k="2"), "metadata field 'top_k' must be an integer, not '2'"),

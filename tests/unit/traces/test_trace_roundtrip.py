@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as npst
 
 from traces import RequestInfo, RequestTrace, TraceError, TraceMeta, TraceWriter, open_trace
 
-ARRAYS = ("positions", "phases", "experts", "weights", "probabilities", "guesses")
+ARRAYS = ("positions", "phases", "experts", "weights", "probabilities", "guesses", "norms", "embedding")
 
 
 @st.composite
@@ -37,6 +37,8 @@ def any_trace(draw: st.DrawFn) -> tuple[TraceMeta, list[tuple[RequestTrace, str 
         has_probabilities=draw(st.booleans()),
         guess_distances=distances,
         guess_width=width,
+        has_norms=draw(st.booleans()),
+        embedding_width=draw(st.integers(0, 3)),
         notes=draw(st.text(max_size=10)),
     )
     ids = draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True))
@@ -67,6 +69,8 @@ def any_request(draw: st.DrawFn, request: int, meta: TraceMeta) -> RequestTrace:
         if meta.has_probabilities
         else None,
         guesses=guesses.astype(np.int16) if meta.guess_distances else None,
+        norms=draw(npst.arrays(np.float32, (tokens, layers), elements=gate)) if meta.has_norms else None,
+        embedding=draw(npst.arrays(np.float32, meta.embedding_width, elements=gate)) if meta.embedding_width else None,
     )
 
 
@@ -91,6 +95,8 @@ def test_a_trace_read_back_is_what_was_written_and_writing_it_again_gives_the_sa
                 expected, got = getattr(request, name), getattr(found, name)
                 np.testing.assert_array_equal(got, expected)
                 assert got is None or (got.dtype == expected.dtype and not got.flags.writeable)
+        if meta.embedding_width:
+            np.testing.assert_array_equal(read.embeddings(), [request.embedding for request, _ in rows])
         write(second, read.meta, [(read.request(index), info.task) for index, info in enumerate(read.requests)])
         assert first.read_bytes() == second.read_bytes()
 

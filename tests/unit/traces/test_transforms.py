@@ -24,12 +24,15 @@ META = TraceMeta(
     has_probabilities=True,
     guess_distances=2,
     guess_width=2,
+    has_norms=True,
+    embedding_width=5,
 )
 TASKS = ("law", "maths", "law", None)
 LENGTHS = ((2, 5), (0, 3), (4, 6), (1, 2))  # prompt and generated tokens
 RICH_STEPS = (
     "crop 3",
     "crop phase=decode",
+    "drop weights,guesses",
     "sample 2 seed=3",
     "filter task=law",
     "filter ids=1,3",
@@ -70,6 +73,8 @@ def toy(request: int) -> RequestTrace:
         weights=weights,
         probabilities=probabilities,
         guesses=guesses,
+        norms=draws.random((tokens, 4), dtype=np.float32),
+        embedding=draws.standard_normal(5, dtype=np.float32),
     )
 
 
@@ -99,7 +104,7 @@ def tasks(trace: Trace) -> list[tuple[int, str | None]]:
 def same_routing(ours: RequestTrace, theirs: RequestTrace) -> bool:
     return all(
         np.array_equal(getattr(ours, name), getattr(theirs, name), equal_nan=True)
-        for name in ("experts", "weights", "probabilities")
+        for name in ("experts", "weights", "probabilities", "norms")
     ) and np.array_equal(ours.guesses, theirs.guesses)
 
 
@@ -236,8 +241,8 @@ def test_exchanging_tokens_keeps_whole_tokens_and_where_there_are_how_many(do, s
     before, after = list(map(toy, range(4))), list(trace)
 
     def bag(requests: list[RequestTrace], phase: int) -> list[bytes]:
-        rows = [row for r in requests for row in zip(r.experts, r.weights, r.guesses, r.phases, strict=True)]
-        return sorted(b"".join(part.tobytes() for part in row[:3]) for row in rows if row[3] == phase)
+        rows = [row for r in requests for row in zip(r.experts, r.weights, r.guesses, r.norms, r.phases, strict=True)]
+        return sorted(b"".join(part.tobytes() for part in row[:4]) for row in rows if row[4] == phase)
 
     groups = [([a], [b]) for a, b in zip(before, after, strict=True)] if "within" in step else [(before, after)]
     for ours, theirs in groups:
@@ -283,6 +288,74 @@ def test_layers_are_cut_with_their_sizes_and_guesses_end_at_the_last(do) -> None
     assert (apart.meta.layers, apart.meta.guess_distances) == ((1, 4), 0)
 
 
+def row_of_token(step: str) -> Callable[[RequestTrace], slice]:
+    """Which tokens of a request the step keeps."""
+    kept = {"crop 3": slice(3), "crop phase=decode": None}.get(step, slice(None))
+    return lambda whole: slice(int((whole.phases == 0).sum()), None) if kept is None else kept
+
+
+@pytest.mark.parametrize("step", [step for step in RICH_STEPS if step.split()[0] not in ("layers", "shuffle")])
+def test_norms_stay_with_their_tokens_and_embeddings_with_their_requests(do, step) -> None:
+    trace = do(step)
+    assert (trace.meta.has_norms, trace.meta.embedding_width) == (True, 5)
+    known = {toy(index).embedding.tobytes(): toy(index) for index in range(4)}
+    assert [row.tobytes() for row in trace.embeddings()] == [request.embedding.tobytes() for request in trace]
+    for request in trace:
+        whole = known[request.embedding.tobytes()]
+        assert request.norms.tolist() == whole.norms[row_of_token(step)(whole)].tolist()
+
+
+def test_layers_take_their_norms_with_them_and_leave_the_embedding(do) -> None:
+    for ours, whole in zip(do("layers 1,6"), map(toy, range(4)), strict=True):
+        assert ours.norms.tolist() == whole.norms[:, [0, 3]].tolist()
+        assert ours.embedding.tolist() == whole.embedding.tolist()
+
+
+@pytest.mark.parametrize("kind", ["within_request", "global", "uniform"])
+def test_shuffled_requests_keep_their_embeddings_and_norms_go_with_the_routing_that_is_exchanged(do, kind) -> None:
+    norms_of = {experts: norms for index in range(4) for experts, norms in tokens_of(toy(index))}
+    for ours, whole in zip(do(f"shuffle {kind}"), map(toy, range(4)), strict=True):
+        assert ours.embedding.tolist() == whole.embedding.tolist()
+        if kind == "uniform":
+            assert ours.norms.tolist() == whole.norms.tolist()
+        else:
+            assert all(norms_of[experts] == norms for experts, norms in tokens_of(ours))
+
+
+def tokens_of(request: RequestTrace) -> list[tuple[bytes, list[float]]]:
+    """Experts and norms of each token."""
+    rows = zip(request.experts, request.norms, strict=True)
+    return [(experts.tobytes(), norms.tolist()) for experts, norms in rows]
+
+
+def test_traces_with_embeddings_are_joined_only_if_they_are_of_one_model(do, source) -> None:
+    trace = open_trace(source)
+    other = source.with_name("other.parquet")
+    with TraceWriter(other, dataclasses.replace(META, model="toy2")) as writer:
+        writer.write(trace.request(0))
+    with pytest.raises(TransformError, match="concatenate: all traces must have the same model, not toy and toy2"):
+        do(f"concatenate {other}")
+    transform_trace(other, source.with_name("plain.parquet"), ["drop embedding"])
+    joined = do("drop embedding", f"multiplex {source.with_name('plain.parquet')}")
+    assert (len(joined), joined.meta.embedding_width, joined.meta.has_norms) == (5, 0, True)
+    with pytest.raises(TransformError, match="multiplex: all traces must have the same embedding_width, not 5 and 0"):
+        do(f"multiplex {source.with_name('plain.parquet')}")
+
+
+def test_drop_leaves_out_what_is_named_and_nothing_else(do) -> None:
+    trace = do("drop weights,probabilities,guesses,norms,embedding")
+    meta = trace.meta
+    assert (meta.has_weights, meta.has_probabilities, meta.guess_distances, meta.has_norms) == (False, False, 0, False)
+    assert meta.embedding_width == 0
+    for ours, whole in zip(trace, map(toy, range(4)), strict=True):
+        assert ours.experts.tolist() == whole.experts.tolist()
+        assert ours.weights is ours.probabilities is ours.guesses is ours.norms is ours.embedding is None
+    some = do("drop norms", name="some.parquet").request(1)
+    assert some.norms is None
+    assert some.embedding.tolist() == toy(1).embedding.tolist()
+    assert some.weights is not None
+
+
 def test_retime_moves_positions_and_nothing_else(do) -> None:
     assert [r.positions[0] for r in do("retime start=4")] == [4] * 4
     assert do("retime shift=3").request(1).positions.tolist() == [13, 14, 20]
@@ -294,7 +367,7 @@ def test_retime_moves_positions_and_nothing_else(do) -> None:
     ("step", "sentence"),
     [
         ("cop 3", "step 'cop 3': there is no transform 'cop'; did you mean 'crop'?"),
-        ("", "step '': there is no transform ''; there are concatenate, crop, filter, layers, multiplex"),
+        ("", "step '': there is no transform ''; there are concatenate, crop, drop, filter, layers, multiplex"),
         ("crop 'x", "step 'crop 'x': the quotes must be closed."),
         ("crop three", "step 'crop three': tokens must be an integer, not 'three'."),
         (
@@ -307,6 +380,11 @@ def test_retime_moves_positions_and_nothing_else(do) -> None:
         ("top_k 2 renormalise=1", "step 'top_k 2 renormalise=1': renormalise must be yes or no, not '1'."),
         ("crop", "crop: tokens, start or phase must be given."),
         ("crop 0", "crop: tokens must be at least 1, and start at least 0."),
+        ("drop", "step 'drop': 'what' is missing; expected 'drop what'."),
+        (
+            "drop experts",
+            "drop: 'experts' cannot be left out; there are weights, probabilities, guesses, norms, embedding.",
+        ),
         ("crop phase=both", "crop: phase must be prefill or decode, not 'both'."),
         ("sample 5", "sample: 5 requests are wanted, but there are 4."),
         ("filter task=lwa", "filter: there is no task 'lwa'; did you mean 'law'?"),
@@ -355,7 +433,14 @@ def test_a_transform_reads_nothing_before_its_rows_are_asked_for() -> None:
     stream = Stream(dataclasses.replace(META, notes=""), rows)  # type: ignore[arg-type]
     for module in list_transforms():
         if module.__name__.rpartition(".")[2] not in ("concatenate", "multiplex"):
-            arguments = {"crop": [1], "filter": [], "layers": ["1"], "rename": ["x"], "retime": [1]}
+            arguments = {
+                "crop": [1],
+                "drop": [["norms"]],
+                "filter": [],
+                "layers": ["1"],
+                "rename": ["x"],
+                "retime": [1],
+            }
             arguments |= {"relabel": [], "sample": [1], "shuffle": ["global"], "top_k": [1]}
             name = usage(module).split()[0]
             assert isinstance(module.apply(stream, *arguments[name]), Stream)
