@@ -18,6 +18,7 @@ import numpy as np
 
 from simulator.served import PlanError, Served
 from traces import RequestTrace, Trace
+from traces.workloads.requests import MOST_TOKENS
 from traces.workloads.synthesised import AVAILABLE, Synthesiser
 
 BINDINGS = ("exact", "cycle", "resample", "synthesise")
@@ -59,6 +60,11 @@ class Binding:
                         f" {getattr(request, f'recorded_{name}')} and workload.binding is exact; expected another"
                         f" binding ({', '.join(BINDINGS[1:])})."
                     )
+        if request.prompt_tokens + request.decode_tokens > MOST_TOKENS:
+            raise PlanError(
+                f"{what} asks for {request.prompt_tokens} prompt and {request.decode_tokens} decode tokens; expected"
+                f" at most {MOST_TOKENS} together."
+            )
         if request.decode_tokens and not request.recorded_decode_tokens:
             raise PlanError(f"{what} asks for decode tokens, but the trace recorded none of it to follow.")
         if request.routed_prompt_tokens and request.prompt_rows < 1:
@@ -94,8 +100,10 @@ class Binding:
 
     def _lengthened(self, rows: RequestTrace, tokens: int, served: Served, part: int) -> RequestTrace:
         """The first `tokens` rows, and beyond them what the binding makes."""
-        if tokens <= rows.tokens:
-            return rows if tokens == rows.tokens else rows_of(rows, slice(0, tokens))
+        if tokens == rows.tokens:
+            return rows
+        if tokens < rows.tokens:
+            return _ended_like(rows, rows_of(rows, slice(0, tokens)))
         more = np.arange(1, tokens - rows.tokens + 1, dtype=np.int32)
         place = np.arange(tokens) % rows.tokens
         rng = self._rng(served, part)
@@ -120,11 +128,31 @@ class Binding:
             weights=prompt.weights,
             probabilities=None,
             guesses=prompt.guesses,
+            norms=prompt.norms,
+            embedding=request.embedding,
         )
 
     def _rng(self, served: Served, part: int) -> np.random.Generator:
         key = (*self._seed.spawn_key, served.stream, part)
         return np.random.default_rng(np.random.SeedSequence(entropy=self._seed.entropy, spawn_key=key))
+
+
+def _ended_like(rows: RequestTrace, cut: RequestTrace) -> RequestTrace:
+    """`cut`, the first of `rows`, whose last token is routed in every layer in which that of `rows` is.
+
+    Some programs compute a prompt's last layer for its last token only (docs/trace_format.md).
+    """
+    lacking = (cut.experts[-1] < 0).all(axis=-1) & (rows.experts[-1] >= 0).any(axis=-1)
+    if not lacking.any():
+        return cut
+    changed = {}
+    for name in ("experts", "weights", "probabilities", "guesses", "norms"):
+        values = getattr(cut, name)
+        if values is not None:
+            values = values.copy()
+            values[-1, lacking] = getattr(rows, name)[-1, lacking]
+            changed[name] = values
+    return replace(cut, **changed)
 
 
 def _with_tail(rows: RequestTrace, start: int, experts: np.ndarray) -> RequestTrace:
@@ -143,6 +171,7 @@ def _with_tail(rows: RequestTrace, start: int, experts: np.ndarray) -> RequestTr
         weights=without(rows.weights, np.nan),
         probabilities=without(rows.probabilities, np.nan),
         guesses=without(rows.guesses, -1),
+        norms=without(rows.norms, np.nan),
     )
 
 
@@ -160,4 +189,6 @@ def rows_of(request: RequestTrace, rows: np.ndarray | slice) -> RequestTrace:
         weights=pick(request.weights),
         probabilities=pick(request.probabilities),
         guesses=pick(request.guesses),
+        norms=pick(request.norms),
+        embedding=request.embedding,
     )

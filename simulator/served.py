@@ -69,8 +69,17 @@ def served_requests(trace: Trace, workload: Workload, seed: int) -> tuple[list[S
 
     `seed` is that of a specification's draws. Raises PlanError, or WorkloadError for a file that is wrong.
     """
-    if workload.file is not None:
-        return _listed(trace, workload, seed)
+    served, listed = (_of_trace(trace, workload), None) if workload.file is None else _listed(trace, workload, seed)
+    if not any(request.tokens(workload.synthetic_prefill)[0] for request in served):
+        raise PlanError(
+            "no request asks for a decode token, or for a prompt whose routing the trace recorded or"
+            " workload.synthetic_prefill draws; expected at least one."
+        )
+    return served, listed
+
+
+def _of_trace(trace: Trace, workload: Workload) -> list[Served]:
+    """The requests of the trace in order, as the workload's keys change them."""
     for key in ("decode_tokens", "prompt_tokens"):
         value = getattr(workload, key)
         if value is not None and value < 1:
@@ -96,7 +105,7 @@ def served_requests(trace: Trace, workload: Workload, seed: int) -> tuple[list[S
     for index in _window(indices, workload, of_these):
         info = trace.requests[index]
         served.append(_served(info, index, info.id, index, workload.prompt_tokens, workload.decode_tokens, workload))
-    return served, None
+    return served
 
 
 def _listed(trace: Trace, workload: Workload, seed: int) -> tuple[list[Served], RequestList]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def bring(options: argparse.Namespace) -> int:
     """Convert a foreign file."""
     from traces.importers import import_trace
 
+    _check_destination("DEST", options.destination, options.source)
     trace = import_trace(
         options.source,
         options.destination,
@@ -50,27 +52,31 @@ def bring(options: argparse.Namespace) -> int:
 
 def transform(options: argparse.Namespace) -> int:
     """Write what the steps make of a trace; the step `help` lists the steps there are instead."""
-    from traces import data_path
     from traces.transforms import list_transforms, transform_trace, usage
 
     if "help" in options.steps:
         for module in list_transforms():
             print(f"{usage(module)}\n    {(module.__doc__ or '').partition(': ')[2].strip()}")
         return 0
-    named = not Path(options.source).suffix and not Path(options.source).exists()
-    source = data_path(f"{options.source}.parquet" if named else options.source)
+    source = _source(options.source)
+    _check_destination("DEST", options.destination, source)
     return _came_out(transform_trace(source, options.destination, options.steps), options.destination)
 
 
 def synthesize(options: argparse.Namespace) -> int:
     """Fit or read a model of routing, and write what is drawn from it."""
-    from traces import data_path, open_trace
+    from experiments.explain import ConfigError
+    from traces import open_trace
     from traces.synthesis import fit_trace, read_profile, rescale
     from traces.synthesis import synthesize as write_trace
 
-    if options.fit:
-        named = not Path(options.fit).suffix and not Path(options.fit).exists()
-        model = fit_trace(open_trace(data_path(f"{options.fit}.parquet" if named else options.fit)))
+    for switch in ("layers", "experts", "top_k"):  # those of the source if they are None
+        if getattr(options, switch) is not None and getattr(options, switch) < 1:
+            raise ConfigError(f"--{switch.replace('_', '-')} is {getattr(options, switch)}; expected at least 1.")
+    source = _source(options.fit) if options.fit else None
+    _check_destination("--out", options.out, source)
+    if source:
+        model = fit_trace(open_trace(source))
     else:
         model = read_profile(options.profile)
     model = rescale(model, layers=options.layers, experts=options.experts, top_k=options.top_k)
@@ -89,6 +95,8 @@ def stats(options: argparse.Namespace) -> int:
     for switch, file in (("--html", options.html), ("--report", options.report)):
         if file and not Path(file).parent.is_dir():
             raise ConfigError(f"{switch} {file}: there is no folder {Path(file).parent}.")
+        if file and Path(file).is_dir():
+            raise ConfigError(f"{switch} {file}: expected a file to write, but this is a folder.")
     if options.report:
         from experiments.trace_page import page
 
@@ -115,12 +123,34 @@ def stats(options: argparse.Namespace) -> int:
     return 0
 
 
+def _source(name: str) -> Path:
+    """The file that a path names, or else that of a shipped trace. Raises TraceError if there is neither."""
+    from traces import data_path
+
+    path = Path(name).expanduser()
+    return path if path.is_file() else data_path(name if path.suffix else f"{name}.parquet")
+
+
+def _check_destination(switch: str, destination: str, source: str | Path | None) -> None:
+    """Refuse a file that `moesim run trace=` would not take for a trace, and the source itself."""
+    from experiments.explain import ConfigError
+
+    if Path(destination).suffix != ".parquet" or Path(destination).is_dir():
+        raise ConfigError(f"{switch} {destination}: expected the name of a file that ends in .parquet.")
+    if source is not None and Path(destination).exists() and Path(destination).samefile(source):
+        raise ConfigError(f"{switch} {destination}: this is the source, which would be lost; expected another file.")
+
+
 def _came_out(trace: Trace, destination: str) -> int:
+    from experiments.compose import choices
+
     meta = trace.meta
     tokens = sum(request.tokens for request in trace.requests)
     print(
         f"{destination}: {meta.model}, {len(trace)} requests, {tokens} tokens, {len(meta.layers)} layers of"
         f" {meta.num_experts} experts, top-{meta.top_k}"
     )
-    print(f"use it with: moesim run trace={destination}")
+    name = re.sub(r"[^a-z0-9]+", "_", meta.model.lower())
+    model = f" model={name}" if name in choices()["model"] and name != "gpt_oss_20b" else ""  # which is the default
+    print(f"use it with: moesim run trace={destination}{model}")
     return 0

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from traces import RequestInfo
+    from traces.workloads import RequestList
 
 
 def workload(options: argparse.Namespace) -> int:
@@ -29,8 +34,18 @@ def workload(options: argparse.Namespace) -> int:
     for line in lines(summary):
         print(line)
     if options.out:
-        print(f"wrote {options.out}; use it with: moesim run trace={options.trace} workload.file={options.out}")
+        longer = " workload.binding=resample" if needs_binding(requests, trace.requests) else ""
+        print(f"wrote {options.out}; use it with: moesim run trace={options.trace} workload.file={options.out}{longer}")
     return 0
+
+
+def needs_binding(requests: RequestList, trace: Sequence[RequestInfo]) -> bool:
+    """Whether a request asks for more decode tokens, or another prompt, than were recorded of the one it follows."""
+    from traces.workloads.requests import decode_tokens_of, prompt_tokens_of
+
+    own = {info.id: (prompt_tokens_of(info), decode_tokens_of(info)) for info in trace}
+    asked = zip(requests.trace_request, requests.prompt_tokens, requests.decode_tokens, strict=True)
+    return any(prompt != own[int(name)][0] or decode > own[int(name)][1] for name, prompt, decode in asked)
 
 
 def lines(summary: dict[str, Any]) -> list[str]:
@@ -39,6 +54,8 @@ def lines(summary: dict[str, Any]) -> list[str]:
     told = [f"{summary['requests']} requests, following {summary['trace_requests']} of the trace"]
     if clients:
         told.append(f"closed loop of {clients} clients: arrivals are known at run time")
+    if clients and not arrivals["requests"]:
+        pass
     elif arrivals["rate_per_s"] is None:
         told.append("all arrive at once")
     else:

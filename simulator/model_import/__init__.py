@@ -120,7 +120,7 @@ def import_config(path: str | Path, name: str = "") -> Imported:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of bytes, of JSON, of a number with thousands of digits
         raise ModelError(f"{path}: expected JSON; {str(error).splitlines()[0]}.") from None
     if not isinstance(content, Mapping):
         raise ModelError(f"{path}: expected a mapping of fields, got a {type(content).__name__}.")
@@ -147,7 +147,9 @@ def _dtype(config: HfConfig, top: HfConfig) -> tuple[str, int]:
         for key in ("torch_dtype", "dtype"):
             if str(part.fields.get(key)) in DTYPES:
                 return DTYPES[str(part.fields[key])]
-    config.remarks.append("the file names no dtype: bf16 is assumed")
+    said = next((part.fields[key] for part in (config, top) for key in ("torch_dtype", "dtype") if part.has(key)), None)
+    what = "names no dtype" if said is None else f"has the dtype {said}, which is not known here"
+    config.remarks.append(f"the file {what}: bf16 is assumed")
     return DTYPES["bfloat16"]
 
 

@@ -34,7 +34,8 @@ class HfConfig:
         key = next((key for key in keys if self.has(key)), None)
         if key is None:
             if default is None:
-                raise ModelError(f"{self.where}: field '{keys[0]}' is missing.")
+                others = f" (or {', '.join(map(repr, keys[1:]))})" if keys[1:] else ""
+                raise ModelError(f"{self.where}: field '{keys[0]}'{others} is missing.")
             return default
         value = self.fields[key]
         if isinstance(value, list) and value and all(item == value[0] for item in value):
@@ -43,8 +44,10 @@ class HfConfig:
             raise ModelError(f"{self.where}: field '{key}' differs between layers, which is not modelled.")
         if isinstance(value, bool) or not isinstance(value, int):
             raise ModelError(f"{self.where}: field '{key}' must be a whole number, got {value!r}.")
-        if not least <= value < 2**62:
+        if value < least:
             raise ModelError(f"{self.where}: field '{key}' must be at least {least}, got {value}.")
+        if value >= 2**62:
+            raise ModelError(f"{self.where}: field '{key}' must be below 2^62, got {value}.")
         return value
 
     def layers(self, *keys: str) -> int:

@@ -24,8 +24,8 @@ def decoder(c: HfConfig, kinds: Kinds, names: Sequence[str] = (), *, tied: bool 
             c.remarks.append(f"biases of feed-forward blocks ({key}) are not counted")
     return {
         "layers": c.layers("num_hidden_layers", "n_layers"),
-        "hidden": c.whole("hidden_size", "d_model"),
-        "vocab": c.whole("vocab_size"),
+        "hidden": c.whole("hidden_size", "d_model", least=1),
+        "vocab": c.whole("vocab_size", least=1),
         **({"tied_embeddings": True} if c.flag("tie_word_embeddings", tied) else {}),
         **{key: value for key, value in more.items() if value},
         "attention": used,
@@ -54,14 +54,18 @@ def moe(
     **more: Any,
 ) -> Fields:
     """A model with routed experts in the layers of `has_experts` (default: as the usual fields say)."""
-    if c.whole(*count) == 0:
+    experts = c.whole(*count)
+    if experts == 0:
         return dense(c, kinds, names, **{key: value for key, value in more.items() if key != "router_bias"})
     base = decoder(c, kinds, names, **more)
     flags = sparse_layers(c, base["layers"]) if has_experts is None else has_experts
+    chosen = c.whole(*top_k, least=1)
+    if chosen > experts:
+        raise ModelError(f"{c.where}: field '{top_k[0]}' must be at most the {experts} experts, got {chosen}.")
     fields: Fields = {
-        "experts": c.whole(*count),
-        "top_k": c.whole(*top_k),
-        "expert_intermediate": c.whole(*width),
+        "experts": experts,
+        "top_k": chosen,
+        "expert_intermediate": c.whole(*width, least=1),
         **({"shared_intermediate": shared} if shared else {}),
         **regular(c, flags),
     }
@@ -78,6 +82,8 @@ def sparse_layers(c: HfConfig, layers: int) -> list[bool]:
         return [bool(flag) for flag in c.per_layer("moe_layer_freq", layers) or ()]
     first, every = c.whole("first_k_dense_replace", default=0), c.whole("moe_layer_freq", default=1, least=1)
     step, but = c.whole("decoder_sparse_step", default=1, least=1), c.entries("mlp_only_layers")
+    if not all(type(layer) is int and 0 <= layer < layers for layer in but):
+        raise ModelError(f"{c.where}: field 'mlp_only_layers' must name layers from 0 to {layers - 1}, got {but!r}.")
     return [i >= first and i % every == 0 and (i + 1) % step == 0 and i not in but for i in range(layers)]
 
 

@@ -39,11 +39,11 @@ def gqa(config: HfConfig, *, heads: str = "num_attention_heads", bias: bool = Fa
     hidden = config.whole("hidden_size", "d_model", "n_embd")
     if not config.has("head_dim") and hidden % count:
         raise ModelError(f"{config.where}: field 'head_dim' is missing, and {count} heads do not divide {hidden}.")
-    kind: Kind = {
-        "heads": count,
-        "kv_heads": config.whole("num_key_value_heads", default=count),
-        "head_dim": config.whole("head_dim", default=hidden // count),
-    }
+    kv_heads = config.whole("num_key_value_heads", default=count, least=1)
+    if count % kv_heads:
+        raise ModelError(f"{config.where}: field 'num_key_value_heads' must divide the {count} heads, got {kv_heads}.")
+    width = config.whole("head_dim", default=hidden // count, least=1)
+    kind: Kind = {"heads": count, "kv_heads": kv_heads, "head_dim": width}
     if config.flag("attention_bias", bias):
         kind |= {"qkv_bias": True, "o_bias": True}
     return kind | {key: value for key, value in more.items() if value}
@@ -60,10 +60,10 @@ def window(config: HfConfig, key: str = "sliding_window") -> int | None:
 def mla(config: HfConfig) -> Kind:
     """Multi-head latent attention (DeepSeek-V2), with the indexer of DeepSeek-V3.2 if there is one."""
     kind: Kind = {
-        "heads": config.whole("num_attention_heads"),
-        "kv_lora_rank": config.whole("kv_lora_rank"),
+        "heads": config.whole("num_attention_heads", least=1),
+        "kv_lora_rank": config.whole("kv_lora_rank", least=1),
         "q_lora_rank": config.whole("q_lora_rank", default=0),
-        "head_dim": config.whole("qk_nope_head_dim"),
+        "head_dim": config.whole("qk_nope_head_dim", least=1),
         "rope_head_dim": config.whole("qk_rope_head_dim"),
         "value_head_dim": config.whole("v_head_dim"),
     }

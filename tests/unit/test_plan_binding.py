@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -94,6 +95,44 @@ def test_a_prompt_is_cut_or_goes_on_by_the_binding_and_decoding_follows_it(trace
     prefill, *decode = served(trace, requests=1, prompt_tokens=1, binding="cycle")
     assert prefill.rows[0].ravel().tolist() == [0]
     assert (experts(decode), decode[0].kv_tokens) == ([2, 3, 4], [2])
+
+
+def test_the_end_of_a_cut_prompt_runs_the_layer_that_was_computed_for_its_last_token_only(tmp_path):
+    ids = np.array([[[0], [-1]], [[1], [-1]], [[2], [3]], [[4], [5]]], dtype=np.int16)  # three prompt tokens, one more
+    meta = dataclasses.replace(META, layers=(0, 1), has_weights=False)
+    request = RequestTrace(id=0, positions=np.arange(4, dtype=np.int32), phases=np.int8([0, 0, 0, 1]), experts=ids)
+    with TraceWriter(tmp_path / "toy.parquet", meta) as writer:
+        writer.write(request)
+    trace = open_trace(tmp_path / "toy.parquet")
+    assert next(iter(served(trace))).rows[0].tolist() == ids[:3].tolist()
+    assert next(iter(served(trace, prompt_tokens=2, binding="cycle"))).rows[0].tolist() == [[[0], [-1]], [[1], [3]]]
+
+
+def test_a_prompt_may_have_no_token_in_a_layer(tmp_path):
+    ids = np.array([[[0], [-1]], [[1], [-1]]], dtype=np.int16)
+    meta = dataclasses.replace(META, layers=(0, 1), has_weights=False)
+    with TraceWriter(tmp_path / "toy.parquet", meta) as writer:
+        writer.write(RequestTrace(id=0, positions=np.arange(2, dtype=np.int32), phases=np.int8([0, 0]), experts=ids))
+    (tmp_path / "toy.yaml").write_text(
+        "{name: toy, source: none, layers: 2, hidden: 64, vocab: 100, experts: 8, top_k: 1, expert_intermediate: 64,"
+        " attention: {full: {heads: 1, kv_heads: 1, head_dim: 64}}}"
+    )
+    chosen = [f"trace={tmp_path / 'toy.parquet'}", f"model={tmp_path / 'toy.yaml'}", "cache_gib=0.01"]
+    result = run_config(compose_config(chosen))
+    assert result.experts.selections.tolist() == [1, 1, *[0] * 14]
+
+
+def test_a_workload_without_a_step_is_refused(trace, tmp_path):
+    (tmp_path / "list.csv").write_text("trace_request,prompt_tokens,decode_tokens\n2,5,0\n")
+    with pytest.raises(PlanError, match="no request asks for a decode token, or for a prompt whose routing"):
+        Plan(trace, Workload(file=str(tmp_path / "list.csv")))
+    (drawn,) = served(trace, file=str(tmp_path / "list.csv"), synthetic_prefill=True)
+    assert (drawn.prefill, drawn.tokens) == (True, 5)
+
+
+def test_positions_that_do_not_fit_are_refused(trace):
+    with pytest.raises(PlanError, match="request 7 asks for 2147483645 prompt and 3 decode tokens; expected at most"):
+        Plan(trace, Workload(requests=1, prompt_tokens=2**31 - 3, binding="cycle"))
 
 
 def test_where_no_prompt_was_recorded_its_length_is_that_of_the_context_and_of_a_synthetic_prefill(trace):

@@ -25,11 +25,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from traces.checks import check_request
 from traces.importers._options import ImportOptions, MissingRequestError
 from traces.importers.aggregates import describe_aggregates
 from traces.reader import Trace, open_trace
-from traces.schema import TraceError
+from traces.schema import METADATA_KEY, TraceError
 from traces.writer import TraceWriter
 
 
@@ -56,12 +59,14 @@ def import_trace(
     origin         becomes ``meta.source``: where `source` itself was published
     salvage        of a cut or damaged file, keep the whole requests before the first fault; ``meta.notes`` then
                    names the fault
-    Raises TraceError if the format is not known, the content breaks its rules, or a wanted request is
-    missing; then no file is left at `destination`.
+    Raises TraceError if the format is not known, the content breaks its rules, a wanted request is
+    missing, or `destination` is `source`; then no file is written.
     """
     source = Path(source)
     if not source.exists():
         raise TraceError(f"{source}: there is no such file to import.")
+    if Path(destination).exists() and source.samefile(destination):
+        raise TraceError(f"{destination}: this is the file to import, which would be lost; expected another file.")
     importer = find_importer(source)
     options = ImportOptions(
         requests=requests, model=model, native_top_k=native_top_k, num_experts=num_experts, salvage=salvage
@@ -111,11 +116,21 @@ def find_importer(path: Path) -> ModuleType:
     for module in modules:
         if module.recognise(path):
             return module
+    if _is_trace(path):
+        raise TraceError(f"{path.name}: this is a trace already, so there is nothing to import.")
     description = describe_aggregates(path)
     if description is not None:
         raise TraceError(f"{path.name}: the file is no trace but {description}.")
     known = ", ".join(module.__name__.rpartition(".")[2] for module in modules)
     raise TraceError(f"{path.name}: the file's format is not one that can be imported (known formats: {known}).")
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether the file is a trace of this package's own format."""
+    try:
+        return METADATA_KEY in (pq.read_metadata(path).metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        return False
 
 
 def list_importers() -> list[ModuleType]:

@@ -2,7 +2,8 @@
 
 Columns ``request``, ``position``, ``phase`` (0/1/-1, or a boolean that is true in decode), ``layer``,
 ``slot``, ``expert``; optionally ``weight`` (NaN or null where unknown) and ``guess1``, ``guess2``, … (the
-slot-th guess for the layer that many layers on, -1 where none). The rows of a request stand together. The
+slot-th guess for the layer that many layers on, -1 where none). The rows of a request stand together. A slot
+without a row is empty (-1), for top-k may vary and a layer may run for some tokens only; notes count them. The
 schema's metadata says ``num_experts``, or has under ``model`` the JSON of a Hugging Face configuration;
 further known keys are ``model``, ``top_k``, ``native_top_k``, ``source``, ``licence``, ``note``, ``dataset``
 and ``capture_tool``.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +75,16 @@ def load(path: Path, options: ImportOptions) -> tuple[TraceMeta, Iterator[tuple[
     distances = 0
     while f"guess{distances + 1}" in file.schema_arrow.names:
         distances += 1
+    for column in file.schema_arrow.names:
+        if re.fullmatch(r"guess\d+", column) and not 1 <= int(column[5:]) <= distances:
+            raise TraceError(f"{path.name}: column '{column}' must follow 'guess{distances + 1}', which is missing.")
     datasets = sorted({str(entry["dataset"]) for entry in described.values() if entry.get("dataset")})
     notes = [
         recorded.get("note", ""),
         f"model as recorded: {recorded['model']}" if "model" in recorded else "",
     ]
+    if empty := scan.tokens * len(scan.layers) * top_k - scan.rows:
+        notes.append(f"{empty} of {empty + scan.rows} slots have no row and are empty")
     meta = TraceMeta(
         model=name,
         num_experts=resolve_num_experts(name, options.num_experts, count, path.name),
@@ -103,9 +110,14 @@ class _Scan:
     slots: int
     ranked: bool
     has_weights: bool
+    tokens: int
+    rows: int
 
 
 def _require_kinds(file: pq.ParquetFile, name: str) -> None:
+    names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise TraceError(f"{name}: the names of its columns must differ.")
     for field in file.schema_arrow:
         whole = pa.types.is_integer(field.type) or (field.name == "phase" and pa.types.is_boolean(field.type))
         if not whole and (field.name in REQUIRED_COLUMNS or field.name.startswith("guess")):
@@ -116,18 +128,28 @@ def _require_kinds(file: pq.ParquetFile, name: str) -> None:
 
 def _scan(file: pq.ParquetFile, name: str) -> _Scan:
     """Read the columns that decide the metadata, batch by batch."""
-    names = ["layer", "slot", "expert"] + (["weight"] if "weight" in file.schema_arrow.names else [])
+    names = ["request", "position", "layer", "slot", "expert"]
+    names += ["weight"] if "weight" in file.schema_arrow.names else []
     layers: set[int] = set()
-    slots, ranked, has_weights = 0, True, False
+    slots, ranked, has_weights, rows = 0, True, False, 0
+    tokens = np.empty((0, 2), dtype=np.int64)
     for columns in _batches(file, names, name):
         layers.update(int(layer) for layer in np.unique(columns["layer"]))
         slots = max(slots, int(columns["slot"].max()) + 1)
+        rows += len(columns["slot"])
+        tokens = np.concatenate([tokens, _tokens(columns["request"], columns["position"])])
         weight = columns.get("weight")
         has_weights = has_weights or (weight is not None and not bool(np.isnan(weight).all()))
         ranked = ranked and slots_are_ranked(columns["slot"], columns["expert"], weight)
     if not layers:
         raise TraceError(f"{name}: the table must have at least one row.")
-    return _Scan(tuple(sorted(layers)), slots, ranked, has_weights)
+    return _Scan(tuple(sorted(layers)), slots, ranked, has_weights, len(np.unique(tokens, axis=0)), rows)
+
+
+def _tokens(request: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """(request, position) int64 [n, 2] wherever they differ from the row before."""
+    pairs = np.stack([request.astype(np.int64), position.astype(np.int64)], axis=1)
+    return pairs[np.concatenate([[True], (pairs[1:] != pairs[:-1]).any(axis=1)])]
 
 
 def _requests(
@@ -187,7 +209,8 @@ def _batches(file: pq.ParquetFile, names: list[str], source: str) -> Iterator[di
         if batch.num_rows:
             columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
             if "weight" in columns:
-                columns["weight"] = columns["weight"].astype(np.float32)
+                with np.errstate(over="ignore"):  # too large: infinite, and refused as such
+                    columns["weight"] = columns["weight"].astype(np.float32)
             yield columns
 
 

@@ -20,7 +20,7 @@ def at_once(count: int, rng: np.random.Generator) -> Arrivals:
 
 def poisson(count: int, rng: np.random.Generator, *, rate_per_s: float) -> Arrivals:
     """Independent of each other: exponential gaps of mean 1 / rate_per_s, the first from the start."""
-    _positive(rate_per_s=rate_per_s)
+    positive(rate_per_s=rate_per_s)
     return _open(np.cumsum(rng.exponential(1.0 / rate_per_s, count)))
 
 
@@ -29,13 +29,14 @@ def gamma(count: int, rng: np.random.Generator, *, rate_per_s: float, cv: float)
 
     A gamma distribution of shape 1 / cv² and scale cv² / rate_per_s has these moments.
     """
-    _positive(rate_per_s=rate_per_s, cv=cv)
+    positive(rate_per_s=rate_per_s)
+    spread(cv)
     return _open(np.cumsum(rng.gamma(1.0 / cv**2, cv**2 / rate_per_s, count)))
 
 
 def recorded(count: int, rng: np.random.Generator, *, source: str, first: int = 0, speed: float = 1.0) -> Arrivals:
     """As recorded, from request `first` of a shipped source on, which comes at 0; `speed` 2 is twice as fast."""
-    _positive(speed=speed)
+    positive(speed=speed)
     arrival_s = window(source, "arrival_s", first, count)
     return _open((arrival_s - arrival_s[0]) / speed)
 
@@ -63,7 +64,14 @@ def _open(arrival_s: np.ndarray) -> Arrivals:
     return arrival_s, np.full(len(arrival_s), OPEN, dtype=np.int64), np.full(len(arrival_s), np.nan)
 
 
-def _positive(**values: float) -> None:
+def spread(cv: float) -> None:
+    """Raise WorkloadError for a coefficient of variation whose square, or its inverse, is no number to draw from."""
+    if not 1e-6 <= cv <= 1e6:
+        raise WorkloadError(f"'cv' must be from 1e-06 to 1e+06, not {cv:g}.")
+
+
+def positive(**values: float) -> None:
+    """Raise WorkloadError, naming the parameter, unless all are above 0 and finite."""
     for name, value in values.items():
         if not (np.isfinite(value) and value > 0):
             raise WorkloadError(f"'{name}' must be above 0, not {value:g}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-import yaml
 
 from traces.schema import RequestInfo
 from traces.workloads.requests import (
@@ -25,6 +24,7 @@ from traces.workloads.requests import (
 )
 from traces.workloads.spec import make_requests
 from traces.workloads.tables import read_columns
+from traces.workloads.yaml_file import read_yaml
 
 COLUMNS = (
     "arrival_s",
@@ -46,17 +46,7 @@ def open_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo], se
     path = Path(path).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         return read_requests(path, trace)
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WorkloadError(f"{path}: {(error.strerror or 'cannot be read').lower()}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise WorkloadError(f"{path}{place}: this is not YAML.") from None
-    if not isinstance(spec, Mapping):
-        raise WorkloadError(f"{path}: expected a mapping with the keys of a workload.")
-    return make_requests(spec, trace, seed, str(path))
+    return make_requests(read_yaml(path), trace, seed, str(path))
 
 
 def read_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo]) -> RequestList:
@@ -130,10 +120,15 @@ def write_requests(requests: RequestList, path: str | os.PathLike[str]) -> None:
 
 
 def _numbers(values: np.ndarray, where: str, name: str) -> np.ndarray:
-    """Float64, NaN where a cell is empty."""
+    """Float64, NaN where a cell is empty. Dates and truth values are no numbers, though NumPy can convert them."""
     try:
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    except (ValueError, TypeError):
+        if values.dtype.kind in "bmM" or any(isinstance(value, bool) for value in values if values.dtype.kind == "O"):
+            raise TypeError
+        numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        if numbers.ndim != 1:  # of a column of lists
+            raise TypeError
+        return numbers
+    except (ValueError, TypeError, OverflowError):
         raise WorkloadError(f"{where}: column '{name}' must hold numbers.") from None
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from traces.workloads.arrivals import positive, spread
 from traces.workloads.recorded import window
-from traces.workloads.requests import WorkloadError
+from traces.workloads.requests import MOST_TOKENS, WorkloadError
 from traces.workloads.tables import read_columns
 
 
@@ -22,8 +23,8 @@ def trace(column: str, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def fixed(column: str, own: np.ndarray, rng: np.random.Generator, *, tokens: int) -> np.ndarray:
     """All the same."""
-    if tokens < 0:
-        raise WorkloadError(f"'tokens' must be 0 or more, not {tokens}.")
+    if not 0 <= tokens <= MOST_TOKENS:
+        raise WorkloadError(f"'tokens' must be from 0 to {MOST_TOKENS:,}, not {tokens}.")
     return np.full(len(own), tokens, dtype=np.int64)
 
 
@@ -40,9 +41,8 @@ def lognormal(
 
     Its logarithm has the variance s² = ln(1 + cv²) and the mean ln(mean) - s² / 2.
     """
-    for name, value in (("mean", mean), ("cv", cv)):
-        if not (np.isfinite(value) and value > 0):
-            raise WorkloadError(f"'{name}' must be above 0, not {value:g}.")
+    positive(mean=mean)
+    spread(cv)
     _ordered(low, high)
     variance = np.log1p(cv**2)
     drawn = rng.lognormal(np.log(mean) - variance / 2, np.sqrt(variance), len(own))
@@ -68,5 +68,5 @@ def file(column: str, own: np.ndarray, rng: np.random.Generator, *, path: str, f
 
 
 def _ordered(low: int, high: int) -> None:
-    if not 0 <= low <= high:
-        raise WorkloadError(f"'low' must be 0 or more tokens and at most 'high', not {low} with 'high' {high}.")
+    if not 0 <= low <= high <= MOST_TOKENS:
+        raise WorkloadError(f"'low' and 'high' must rise and be from 0 to {MOST_TOKENS:,}, not {low} and {high}.")

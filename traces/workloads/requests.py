@@ -11,6 +11,8 @@ import numpy as np
 
 from traces.schema import RequestInfo, TraceError
 
+MOST_TOKENS = 2**31 - 1  # of a request: positions are int32
+MOST_S = 1e9  # of a time: three decades
 OPEN = -1  # client of a request that arrives whatever happens to the others
 
 
@@ -83,15 +85,20 @@ def check_requests(requests: RequestList, trace: Sequence[RequestInfo], where: s
     arrival_s, alone = requests.arrival_s, requests.client == OPEN
     require(requests.client >= OPEN, "client", "a number from 0, or empty for a request that arrives by itself")
     require(~alone | np.isfinite(arrival_s), "arrival_s", "a time in seconds (only a closed loop may leave it empty)")
-    require(np.isnan(arrival_s) | (np.isfinite(arrival_s) & (arrival_s >= 0)), "arrival_s", "0 or more seconds")
+    right = np.isnan(arrival_s) | ((arrival_s >= 0) & (arrival_s <= MOST_S))
+    require(right, "arrival_s", f"from 0 to {MOST_S:,.0f} seconds")
     order = np.flatnonzero(alone)
     later = np.ones(len(requests), dtype=bool)
     later[order[1:]] = np.diff(arrival_s[order]) >= 0
     require(later, "arrival_s", "no earlier than the row before")
     think_s = requests.think_s
-    require(alone | (np.isfinite(think_s) & (think_s >= 0)), "think_s", "0 or more seconds for a client's request")
+    right = alone | ((think_s >= 0) & (think_s <= MOST_S))
+    require(right, "think_s", f"from 0 to {MOST_S:,.0f} seconds for a client's request")
     for column in ("prompt_tokens", "decode_tokens"):
-        require(getattr(requests, column) >= 0, column, "0 or more tokens")
+        tokens = getattr(requests, column)
+        require((tokens >= 0) & (tokens <= MOST_TOKENS), column, f"from 0 to {MOST_TOKENS:,} tokens")
+    whole = requests.prompt_tokens + requests.decode_tokens
+    require(whole <= MOST_TOKENS, "decode_tokens", f"at most {MOST_TOKENS:,} together with the prompt's tokens")
     known = np.array([info.id for info in trace], dtype=np.int64)
     require(np.isin(requests.trace_request, known), "trace_request", "the id of a request of the trace")
 

@@ -72,12 +72,11 @@ def make_requests(
     made: dict[str, Any] = {}
     for key, own in (("prompt_tokens", prompt_tokens_of), ("decode_tokens", decode_tokens_of)):
         given = spec.get(key)
-        node = {"kind": "fixed", "tokens": given} if type(given) is int else given or "trace"
+        node = {"kind": "fixed", "tokens": given} if type(given) is int else "trace" if given is None else given
         lengths_of_trace = np.array([own(info) for info in chosen], dtype=np.int64)
         made[key] = _piece(node, LENGTHS, f"{where}: '{key}'", key, lengths_of_trace, rng(key))
-    arrival_s, client, think_s = _piece(
-        spec.get("arrivals") or "at_once", ARRIVALS, f"{where}: 'arrivals'", count, rng("arrivals")
-    )
+    arrivals_node = "at_once" if spec.get("arrivals") is None else spec["arrivals"]
+    arrival_s, client, think_s = _piece(arrivals_node, ARRIVALS, f"{where}: 'arrivals'", count, rng("arrivals"))
     requests = RequestList(
         arrival_s=arrival_s,
         **made,
@@ -97,7 +96,10 @@ def _piece(node: Any, functions: Sequence[Callable[..., Any]], where: str, *give
     parameters = dict(node) if isinstance(node, Mapping) else {"kind": node}
     kind = parameters.pop("kind", None)
     if not isinstance(kind, str) or kind not in kinds:
-        raise WorkloadError(f"{where} must be one of {', '.join(kinds)}, not {kind!r}{_near(str(kind), kinds)}")
+        if kind is None:
+            raise WorkloadError(f"{where} needs a 'kind', one of {', '.join(kinds)}.")
+        end = _near(str(kind), kinds) if get_close_matches(str(kind), kinds) else "."
+        raise WorkloadError(f"{where} must be one of {', '.join(kinds)}, not {kind!r}{end}")
     function = kinds[kind]
     hints = get_type_hints(function)
     known = {
@@ -111,6 +113,8 @@ def _piece(node: Any, functions: Sequence[Callable[..., Any]], where: str, *give
         hint = known[name][0]
         if type(value) is not hint and not (hint is float and type(value) is int):
             raise WorkloadError(f"{where}: parameter '{name}' must be {_WORDS[hint]}, not {value!r}.")
+        if hint is not str and abs(value) >= 2**63:
+            raise WorkloadError(f"{where}: parameter '{name}' must be below 2^63, not {value}.")
     for name, (hint, required) in known.items():
         if required and name not in parameters:
             raise WorkloadError(f"{where} of kind {kind} needs the parameter '{name}', {_WORDS[hint]}.")
@@ -125,9 +129,14 @@ def _drawn(weights: Any, where: str, count: int, rng: np.random.Generator) -> tu
     if weights is None:
         return (None,) * count
     numbers = list(weights.values()) if isinstance(weights, Mapping) else []
-    right = all(type(number) in (int, float) and np.isfinite(number) and number >= 0 for number in numbers)
+    right = all(type(number) in (int, float) and 0 <= number <= 1e100 for number in numbers)
     if not (right and sum(numbers) > 0):
-        raise WorkloadError(f"{where} must be a mapping of names to weights, 0 or more and not all 0, not {weights!r}.")
+        raise WorkloadError(
+            f"{where} must be a mapping of names to weights, from 0 to 1e+100 and not all 0, not {weights!r}."
+        )
+    for name in weights:
+        if type(name) not in (str, int):
+            raise WorkloadError(f"{where}: the name {name!r} must be a text; quote it if it reads as something else.")
     names = [str(name) for name in weights]
     places = rng.choice(len(names), size=count, p=np.array(numbers, dtype=np.float64) / sum(numbers))
     return tuple(names[place] for place in places)

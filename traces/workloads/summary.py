@@ -36,7 +36,7 @@ def summarise_requests(requests: RequestList, trace: Sequence[RequestInfo]) -> d
             "rate_per_s": len(gaps_s) / span_s if span_s else None,
             "gap_cv": float(gaps_s.std() / gaps_s.mean()) if span_s else None,
         },
-        "clients": int(requests.client.max()) + 1 if requests.closed_loop else 0,
+        "clients": len(np.unique(requests.client[requests.client != OPEN])),
         "gap_s": _spread(gaps_s) if span_s else None,
         "prompt_tokens": _spread(requests.prompt_tokens),
         "decode_tokens": _spread(requests.decode_tokens),

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from traces.workloads.requests import WorkloadError
 
+_TEXTS = pa.csv.ConvertOptions(column_types={"task": pa.string(), "tenant": pa.string()})  # 007 is a name, as is NA
+
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """Name -> values [rows] of every column; empty cells are NaN among numbers and None among texts.
@@ -22,10 +24,11 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise WorkloadError(f"{path}: there is no such file.")
     try:
-        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+        table = pa.csv.read_csv(path, convert_options=_TEXTS) if path.suffix == ".csv" else pq.read_table(path)
+        names = table.column_names
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise WorkloadError(f"{path}: the table cannot be read ({reason}).") from None
-    if len(set(table.column_names)) != len(table.column_names):
+    if len(set(names)) != len(names):
         raise WorkloadError(f"{path}: the names of its columns must differ.")
-    return {name: table.column(name).to_numpy() for name in table.column_names}
+    return {name: table.column(name).to_numpy() for name in names}

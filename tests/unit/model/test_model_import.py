@@ -161,8 +161,8 @@ def test_a_file_in_half_or_single_precision_is_taken_at_its_word(tmp_path):
     [
         ({"model_type": "gpt9"}, "field 'model_type' is 'gpt9', a family that is not known; known are arctic, dbrx"),
         ({"model_type": None}, "field 'model_type' is missing; known are arctic"),
-        ({"hidden_size": None}, "field 'hidden_size' is missing."),
-        ({"num_local_experts": None}, "field 'num_experts' is missing."),
+        ({"hidden_size": None}, "field 'hidden_size' (or 'd_model', 'n_embd') is missing."),
+        ({"num_local_experts": None}, "field 'num_experts' (or 'num_local_experts', 'n_routed_experts') is missing."),
         ({"num_experts": "8"}, "field 'num_experts' must be a whole number, got '8'."),
         ({"num_hidden_layers": 10**9}, "field 'num_hidden_layers' must be at most 10000, got 1000000000."),
         ({"num_attention_heads": 0}, "field 'num_attention_heads' must be at least 1, got 0."),
@@ -171,7 +171,13 @@ def test_a_file_in_half_or_single_precision_is_taken_at_its_word(tmp_path):
         ({"tie_word_embeddings": "no"}, "field 'tie_word_embeddings' must be true or false, got 'no'."),
         ({"per_layer_config": {"1": {}}}, "field 'per_layer_config' is not read for this family"),
         ({"quantization_config": {"quant_method": "x"}}, "field 'quant_method' must be one of auto-round, awq"),
-        ({"num_experts_per_tok": 9}, "field 'top_k' must be at most experts (8), got 9"),
+        ({"num_experts_per_tok": 9}, "field 'num_experts_per_tok' must be at most the 8 experts, got 9"),
+        ({"num_experts_per_tok": 0}, "field 'num_experts_per_tok' must be at least 1, got 0"),
+        ({"hidden_size": 0}, "field 'hidden_size' must be at least 1, got 0"),
+        ({"vocab_size": 2**70}, "field 'vocab_size' must be below 2^62, got 1180591620717411303424."),
+        ({"moe_intermediate_size": 0}, "field 'moe_intermediate_size' must be at least 1, got 0"),
+        ({"num_key_value_heads": 3}, "field 'num_key_value_heads' must divide the "),
+        ({"mlp_only_layers": ["a"]}, "field 'mlp_only_layers' must name layers from 0 to 5, got ['a']."),
     ],
 )
 def test_a_config_that_cannot_be_imported_is_refused_in_one_sentence(changes, sentence, tmp_path, capsys):
@@ -185,7 +191,7 @@ def test_a_config_that_cannot_be_imported_is_refused_in_one_sentence(changes, se
     assert said.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "[1", "[]", "3", '"x"', "\x00", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[1", "[]", "3", '"x"', "\x00", "[" * 100_000, "9" * 5000])
 def test_what_is_not_a_config_is_refused_in_one_sentence(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"config\.json: expected"):
@@ -225,6 +231,24 @@ def test_the_command_writes_a_file_that_a_run_can_read(tmp_path, monkeypatch, ca
     assert said.err == "note: the file names no dtype: bf16 is assumed\n"
     assert_same(ModelSpec.from_mapping(OmegaConf.load("my.yaml"), "my.yaml"), preset("gpt_oss_20b"))
     assert main(["run", "model=my.yaml", "workload.requests=1", "workload.max_decode_tokens=2", "-q"]) == 0
+
+
+def test_a_dtype_that_is_not_known_is_named(tmp_path):
+    found = imported(tmp_path, {**SMALL, "torch_dtype": "float8_e4m3fn"})
+    assert "the file has the dtype float8_e4m3fn, which is not known here: bf16 is assumed" in found.remarks
+
+
+def test_the_command_advises_only_what_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dense = {**SMALL, "num_local_experts": 0, "num_experts": 0, "intermediate_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(dense))
+    assert main(["model", "import", "config.json", "--out", "dense.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "a dense model has no trace, and so no run; look at it with: moesim show dense.yaml"
+    )
+    assert main(["show", "dense.yaml"]) == 0
+    assert main(["model", "import", "config.json", "--out", "dense"]) == 2  # model=dense would be no path
+    assert capsys.readouterr().err == "--out dense: expected a name ending in .yaml.\n"
 
 
 def test_the_command_prints_what_it_would_write(tmp_path, capsys):

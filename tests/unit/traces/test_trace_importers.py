@@ -79,7 +79,7 @@ def test_the_metadata_of_a_long_table_is_kept_and_known_models_get_their_names(t
     meta = imported(long_file(tmp_path / "long.parquet")).meta
     assert (meta.model, meta.num_experts, meta.top_k, meta.native_top_k) == ("mixtral_8x7b", 8, 2, 2)
     assert (meta.licence, meta.source) == ("MIT", "long.parquet")
-    assert meta.notes == "toy; model as recorded: org/Mixtral-8x7B-v0.1"
+    assert meta.notes == "toy; model as recorded: org/Mixtral-8x7B-v0.1; 3 of 12 slots have no row and are empty"
     assert meta.rank_known
     assert meta.has_weights
 

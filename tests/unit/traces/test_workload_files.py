@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from experiments.cli import main
@@ -33,6 +35,33 @@ def test_what_is_written_is_what_is_read(tmp_path, spec, suffix):
     requests = make_requests(spec, TRACE, 4)
     write_requests(requests, tmp_path / f"list{suffix}")
     assert read_requests(tmp_path / f"list{suffix}", TRACE).digest() == requests.digest()
+
+
+def test_names_in_a_table_stay_as_they_are_written(tmp_path):
+    names = ("007", "NA", "null", "1e3", "true", 'a "b", c')
+    spec = {"requests": 60, "tenants": dict.fromkeys(names, 1)}
+    requests = make_requests(spec, TRACE, 4)
+    assert set(requests.tenant) == set(names)
+    write_requests(requests, tmp_path / "list.csv")
+    assert read_requests(tmp_path / "list.csv", TRACE).tenant == requests.tenant
+
+
+def test_a_column_of_lists_is_refused(tmp_path):
+    pq.write_table(pa.table({"decode_tokens": [[1], [2]]}), tmp_path / "list.parquet")
+    with pytest.raises(WorkloadError, match=r"list\.parquet: column 'decode_tokens' must hold numbers\.$"):
+        read_requests(tmp_path / "list.parquet", TRACE)
+
+
+def test_bytes_that_are_no_text_are_refused_with_the_file(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"\xff\xfe,1\n")
+    with pytest.raises(WorkloadError, match=r"list\.csv: the table cannot be read \("):
+        read_requests(tmp_path / "list.csv", TRACE)
+
+
+def test_a_number_in_yaml_may_have_an_exponent_without_a_point(tmp_path):
+    (tmp_path / "spec.yaml").write_text("arrivals: {kind: poisson, rate_per_s: 25e-2}")
+    plain = make_requests({"arrivals": {"kind": "poisson", "rate_per_s": 0.25}}, TRACE, 4)
+    assert open_requests(tmp_path / "spec.yaml", TRACE, 4).digest() == plain.digest()
 
 
 def test_columns_that_are_missing_come_from_the_trace(tmp_path):
@@ -65,15 +94,26 @@ def test_lengths_can_come_from_a_file(tmp_path):
     [
         ("decode_token\n1\n", "column 'decode_token' is not known (there are: arrival_s, prompt_tokens,"),
         ("decode_tokens\n", "there must be at least one request."),
-        ("decode_tokens\n4\n-1\n", "row 2, field 'decode_tokens' must be 0 or more tokens, not -1."),
+        ("decode_tokens\n4\n-1\n", "row 2, field 'decode_tokens' must be from 0 to 2,147,483,647 tokens, not -1."),
         ("decode_tokens\n4\n1.5\n", "row 2, field 'decode_tokens' must be a whole number."),
         ("decode_tokens\nfour\n", "column 'decode_tokens' must hold numbers."),
         ("trace_request\n3\n4\n", "row 2, field 'trace_request' must be the id of a request of the trace, not 4."),
         ("arrival_s\n0\n2\n1\n", "row 3, field 'arrival_s' must be no earlier than the row before, not 1.0."),
         ("arrival_s,task\n0,law\n,law\n", "row 2, field 'arrival_s' must be a time in seconds"),
-        ("client\n0\n", "row 1, field 'think_s' must be 0 or more seconds for a client's request, not nan."),
+        (
+            "client\n0\n",
+            "row 1, field 'think_s' must be from 0 to 1,000,000,000 seconds for a client's request, not nan.",
+        ),
         ("task\nmaths\n", "task 'maths' must be one of the trace's (there are: art, fine, law)."),
         ("a,b\n1\n", "the table cannot be read ("),
+        ("arrival_s\n2023-11-16 18:15:46\n", "column 'arrival_s' must hold numbers."),
+        ("arrival_s\n1e300\n", "row 1, field 'arrival_s' must be from 0 to 1,000,000,000 seconds, not 1e+300."),
+        ("decode_tokens\ntrue\n", "column 'decode_tokens' must hold numbers."),
+        ("decode_tokens\n3000000000\n", "row 1, field 'decode_tokens' must be from 0 to 2,147,483,647 tokens, not 3"),
+        (
+            "prompt_tokens,decode_tokens\n2147483647,1\n",
+            "row 1, field 'decode_tokens' must be at most 2,147,483,647 together with the prompt's tokens, not 1.",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_is_refused_in_one_sentence_with_the_file(tmp_path, text, sentence):
@@ -89,7 +129,12 @@ def test_a_table_that_cannot_be_is_refused_in_one_sentence_with_the_file(tmp_pat
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("spec.yaml", "a: [", "spec.yaml, line 1: this is not YAML."),
+        (
+            "spec.yaml",
+            "a: [",
+            "spec.yaml, line 1: this is not YAML (expected the node content, but found '<stream end>').",
+        ),
+        ("spec.yaml", "requests: 3\nrequests: 5", "spec.yaml, line 2: this is not YAML (key 'requests' twice)."),
         ("spec.yaml", "- 1", "spec.yaml: expected a mapping with the keys of a workload."),
         ("spec.yaml", "request: 1", "spec.yaml: unknown key 'request'; did you mean 'requests'?"),
         ("list.txt", "", "list.txt: expected a table ending in .csv or .parquet."),
