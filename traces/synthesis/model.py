@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traces.synthesis.gate import GateProfile
 from traces.synthesis.weights import WeightProfile
 
 DECAYS = (0.97, 1.0)  # per token: what a request remembers of its recent tokens, and of all
@@ -51,6 +52,7 @@ class RoutingModel:
     origin     what the parameters were fitted to
     coupling   float32 [L, E, E], zero for the first layer
     prior_tokens  imagined tokens of mean use with which every request starts: the more, the broader its choices
+    gate       gives weights and probabilities instead of `weights`
     sticky     float32 [L, k], may be infinite; kind_sticky float32 [L, K]; memory float32 [L, 2]
     """
 
@@ -66,6 +68,7 @@ class RoutingModel:
     requests: RequestModel
     prior_tokens: float = 1.0
     weights: WeightProfile | None = None
+    gate: GateProfile | None = None
     native_top_k: int = 0
     expert_bytes: tuple[int, ...] | None = None
     rank_known: bool = True

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from traces.schema import TraceError
+from traces.synthesis.gate import GateProfile
 from traces.synthesis.model import DECAYS, RequestModel, RoutingModel
+from traces.synthesis.rescale import rescale
 
 FOLDER = Path(__file__).parent / "profiles"
 KINDS = 16
+RULES = ("renormalised", "softmax")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,12 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile file: the shape, the parameters, and the published figures they rest on."""
+    """A profile file: the shape, the parameters, and the published figures they rest on.
+
+    gate      `rule`: renormalised or softmax, `sharpness`: a number or one per layer (see `GateProfile`)
+    rests_on  what kind of evidence the parameters were fitted to
+    base      another profile, in place of parameters, brought to this shape: the model has no evidence of its own
+    """
 
     name: str
     model: str
@@ -51,6 +61,16 @@ class Profile:
     parameters: Parameters
     evidence: tuple[dict[str, Any], ...]
     note: str = ""
+    gate: dict[str, Any] | None = None
+    rests_on: str = "published figures"
+    base: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """What the stand-in rests on, as traces and the remarks of runs say it."""
+        if self.base is None:
+            return f"{self.rests_on} (profile {self.name})"
+        return f"the figures of {self.base}, rescaled; no evidence of its own (profile {self.name})"
 
 
 def profile_names() -> list[str]:
@@ -87,6 +107,7 @@ def _checked(raw: Any, path: Path) -> Profile:
             raise TraceError(f"{path.name}: '{key}' must be {expected}.")
 
     known = {"model", "layers", "experts", "top_k", "tokens", "seed", "parameters", "evidence", "note", "first_layer"}
+    known |= {"gate", "rests_on", "base"}
     need(isinstance(raw, dict), "profile", "a mapping")
     for key in raw:
         need(key in known, str(key), f"one of the keys {', '.join(sorted(known))}")
@@ -95,7 +116,11 @@ def _checked(raw: Any, path: Path) -> Profile:
         value = raw.setdefault(key, 0) if least == 0 else raw.get(key)
         need(type(value) is int and value >= least, key, f"an integer of at least {least}")
     need(raw["top_k"] <= raw["experts"], "top_k", "at most the number of experts")
-    strengths = raw.get("parameters")
+    base, strengths = raw.get("base"), raw.get("parameters")
+    if base is not None:
+        need(base in profile_names() and base != path.stem, "base", f"one of {', '.join(profile_names())}")
+        need(strengths is None and "rests_on" not in raw, "base", "without 'parameters' and 'rests_on'")
+        strengths = {}
     names = [field.name for field in fields(Parameters)]
     need(isinstance(strengths, dict) and set(strengths) <= set(names), "parameters", f"a mapping of {', '.join(names)}")
     for key, value in strengths.items():
@@ -106,6 +131,8 @@ def _checked(raw: Any, path: Path) -> Profile:
     need(
         isinstance(evidence, list) and all(isinstance(row, dict) for row in evidence), "evidence", "a list of mappings"
     )
+    need(isinstance(raw.get("rests_on", ""), str), "rests_on", "a text")
+    _check_gate(raw.get("gate"), raw["layers"], need)
     first = raw["first_layer"]
     return Profile(
         name=path.stem,
@@ -118,14 +145,44 @@ def _checked(raw: Any, path: Path) -> Profile:
         parameters=Parameters(**strengths),
         evidence=tuple(evidence),
         note=str(raw.get("note", "")),
+        gate=raw.get("gate"),
+        rests_on=raw.get("rests_on", "published figures"),
+        base=base,
     )
+
+
+def _check_gate(gate: Any, layers: int, need: Callable[[bool, str, str], None]) -> None:
+    if gate is None:
+        return
+    need(isinstance(gate, dict) and set(gate) == {"rule", "sharpness"}, "gate", "a mapping of rule and sharpness")
+    need(gate["rule"] in RULES, "gate.rule", f"one of {', '.join(RULES)}")
+    values = gate["sharpness"] if isinstance(gate["sharpness"], list) else [gate["sharpness"]] * layers
+    known = all(type(value) in (int, float) and math.isfinite(value) and value >= 0 for value in values)
+    need(known and len(values) == layers, "gate.sharpness", f"a number of at least 0, or {layers} (one per layer)")
 
 
 def draw_model(profile: Profile) -> RoutingModel:
     """The model of a profile; its tables are drawn with the profile's seed, so it is always the same."""
+    model = _drawn(profile) if profile.base is None else _rescaled(profile, load_profile(profile.base))
+    if profile.gate is None:
+        return model
+    sharpness = np.broadcast_to(np.array(profile.gate["sharpness"], dtype=np.float64), len(profile.layers))
+    return dataclasses.replace(model, gate=GateProfile(sharpness, profile.gate["rule"] == "renormalised"))
+
+
+def _rescaled(profile: Profile, base: Profile) -> RoutingModel:
+    shape = {"layers": len(profile.layers), "experts": profile.experts, "top_k": profile.top_k}
+    model = rescale(draw_model(base), seed=profile.seed, **shape)
+    requests = dataclasses.replace(model.requests, tokens=np.full(KINDS, profile.tokens))
+    return dataclasses.replace(
+        model, model=profile.model, layers=profile.layers, requests=requests, origin=profile.origin
+    )
+
+
+def _drawn(profile: Profile) -> RoutingModel:
     layers, experts, top_k = len(profile.layers), profile.experts, profile.top_k
     strength, rng = profile.parameters, np.random.default_rng(profile.seed)
-    quantiles = norm.ppf((np.arange(experts) + 0.5) / experts)
+    quantiles = ndtri((np.arange(experts) + 0.5) / experts)
     bias = strength.load_spread * np.stack([rng.permutation(quantiles) for _ in range(layers)])
     kind = strength.request_spread * rng.standard_normal((KINDS, layers, experts))
     coupling = rng.standard_normal((layers, experts, experts), dtype=np.float32)
@@ -151,5 +208,5 @@ def draw_model(profile: Profile) -> RoutingModel:
         memory=memory.astype(np.float32),
         requests=requests,
         native_top_k=top_k,
-        origin=f"published figures (profile {profile.name})",
+        origin=profile.origin,
     )

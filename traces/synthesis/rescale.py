@@ -23,7 +23,8 @@ def rescale(
     Layers are taken at even distances from the source's. More experts: each of the source's is split into several that
     share its place, with popularity scattered like that of the source's experts; fewer: drawn without replacement.
     What a token's choices in the layer before add is scaled so that all together weigh as much. The
-    weight profile is dropped if the number of choices changes, expert sizes whenever anything does.
+    weight profile is dropped if the number of choices changes, expert sizes whenever anything does; a gate's sharpness
+    is kept.
     Raises TraceError for a shape that cannot be.
     """
     old_layers, old_experts = model.bias.shape
@@ -64,6 +65,7 @@ def rescale(
         kind_sticky=model.kind_sticky[rows],
         memory=model.memory[rows],
         weights=weights if keeps_weights else None,
+        gate=None if model.gate is None else dataclasses.replace(model.gate, sharpness=model.gate.sharpness[rows]),
         native_top_k=top_k,
         expert_bytes=None,
         origin=f"{model.origin}, rescaled to {layers} layers of {experts} experts, top-{top_k}",

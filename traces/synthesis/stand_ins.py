@@ -1,6 +1,7 @@
 """Fits the parameters of the profiles to the figures that they list, and writes them into the files.
 
     python -m traces.synthesis.stand_ins [NAME ...]
+    python -m traces.synthesis.stand_ins --gates [NAME ...]     fits the weights alone
     python -m traces.synthesis.stand_ins --table      prints what the files say, as Markdown
 
 Least squares over the rows of `evidence` that name a statistic and are not marked `used: false`; each row's residual is
@@ -23,8 +24,10 @@ from scipy.optimize import least_squares
 from traces.statistics.belady import BeladyDepths, FirstUses
 from traces.statistics.lru import LruDepths
 from traces.synthesis.generate import generate_all
+from traces.synthesis.model import RoutingModel
 from traces.synthesis.moments import moments, transition_tables, use_counts
 from traces.synthesis.profile import FOLDER, Parameters, Profile, draw_model, load_profile, profile_names
+from traces.synthesis.sharpness import STATISTICS, fit_sharpness, gate_statistic
 
 DEFAULTS = Parameters(load_spread=0.4, request_spread=0.3, coupling=1.0, stickiness=0.3, memory=0.3)
 LARGEST = Parameters(load_spread=3.0, request_spread=2.0, coupling=4.0, stickiness=0.95, memory=0.9)
@@ -33,7 +36,7 @@ REQUESTS, TOKENS = 16, 4096  # drawn for every evaluation, in requests of the pr
 
 
 def statistic(row: dict[str, Any], requests: list[np.ndarray], experts: int) -> float:
-    """What `row` names, of drawn requests [tokens, L, k] each.
+    """What `row` names, of drawn requests [tokens, L, k] each, or of the first `of` choices of each token.
 
     load_cv               standard deviation over mean of a layer's loads, mean of layers
     request_load_cv       the same of every request alone, mean of requests
@@ -43,14 +46,17 @@ def statistic(row: dict[str, Any], requests: list[np.ndarray], experts: int) -> 
                           expert wanted by several counts once
     lru_over_belady       the same over that of the clairvoyant cache
     active_share          share of a layer's experts that a request uses
+    first_choice_kept     share of tokens whose first choice is that of the token before
     """
-    name = row["statistic"]
+    name, requests = row["statistic"], [request[:, :, : row.get("of")] for request in requests]
     counts = np.array([use_counts(request, experts) for request in requests])
     if name == "load_cv":
         total = counts.sum(axis=0)
         return float((total.std(axis=1) / total.mean(axis=1)).mean())
     if name == "request_load_cv":
         return float((counts.std(axis=2) / counts.mean(axis=2)).mean())
+    if name == "first_choice_kept":
+        return float(np.mean([(request[1:, :, 0] == request[:-1, :, 0]).mean() for request in requests]))
     if name == "active_share":
         return float((counts > 0).mean())
     if name in ("consecutive_overlap", "next_layer_recall"):
@@ -94,18 +100,42 @@ def _belady_hits(accesses: np.ndarray, slots: int, experts: int) -> float:
     return float(depths.counts()[:, :slots].sum() / (accesses >= 0).sum())
 
 
-def evaluate(profile: Profile, rows: Sequence[dict[str, Any]]) -> list[float]:
-    """The statistics of `rows` for the profile, always of the same random numbers."""
-    model, rng = draw_model(profile), np.random.default_rng(profile.seed)
+def _requests(profile: Profile, model: RoutingModel) -> list[np.ndarray]:
+    """Always of the same random numbers."""
     number = max(REQUESTS, TOKENS // profile.tokens)
     lengths = np.full(number, max(1, min(profile.tokens, TOKENS // number)))
-    requests = generate_all(model, lengths, np.arange(number) % len(model.kind), rng)
-    return [statistic(row, requests, profile.experts) for row in rows]
+    return generate_all(model, lengths, np.arange(number) % len(model.kind), np.random.default_rng(profile.seed))
+
+
+def evaluate(profile: Profile, rows: Sequence[dict[str, Any]]) -> list[float]:
+    """The statistics of `rows` for the profile, always of the same random numbers."""
+    model = draw_model(profile)
+    requests = _requests(profile, model)
+    return [
+        float(gate_statistic(row, model, requests, profile.seed).mean())
+        if row["statistic"] in STATISTICS
+        else statistic(row, requests, profile.experts)
+        for row in rows
+    ]
+
+
+def fit_gate(profile: Profile) -> Profile:
+    """`profile` with the sharpness that its first figure on weights asks for, if there is one."""
+    rows = [row for row in profile.evidence if row.get("statistic") in STATISTICS and row.get("used", True)]
+    if not rows or profile.gate is None:
+        return profile
+    model = draw_model(profile)
+    found = fit_sharpness(rows[0], model, _requests(profile, model), profile.seed)
+    gate = {**profile.gate, "sharpness": found if len(found) > 1 else found[0]}
+    return dataclasses.replace(profile, gate=gate)
 
 
 def fit_profile(profile: Profile) -> Profile:
     """`profile` with the parameters that its evidence asks for."""
+    if profile.base is not None:
+        return profile
     rows = [row for row in profile.evidence if "statistic" in row and row.get("used", True)]
+    rows = [row for row in rows if row["statistic"] not in STATISTICS]
     names = [field.name for field in dataclasses.fields(Parameters)]
     default, largest = (np.array(dataclasses.astuple(values)) for values in (DEFAULTS, LARGEST))
 
@@ -126,10 +156,14 @@ def table() -> str:
     """Every profile's evidence beside what the stand-in shows, as Markdown."""
     out = ["| stand-in | figure | published | stand-in shows | confidence | source |", "|---|---|---:|---:|---|---|"]
     for name in profile_names():
-        for row in load_profile(name).evidence:
+        profile = load_profile(name)
+        if profile.base is not None:
+            out.append(f"| `{name}` | no evidence of its own: `{profile.base}` rescaled |  |  |  |  |")
+        for row in profile.evidence:
             detail = ", ".join(f"{key} {row[key]}" for key in ("slots", "fraction", "batch") if key in row)
             what = row.get("what") or row["statistic"].replace("_", " ") + (f" ({detail})" if detail else "")
             shown = [str(row.get(key, "")) for key in ("value", "reached", "confidence", "source")]
+            shown[1] += " (check, not fitted)" if "reached" in row and not row.get("used", True) else ""
             out.append(f"| `{name}` | {what} | {' | '.join(shown)} |")
     return "\n".join(out)
 
@@ -139,15 +173,18 @@ def main(names: Sequence[str]) -> None:
     if list(names) == ["--table"]:
         print(table())
         return
-    for name in names or profile_names():
-        path = FOLDER / f"{name}.yaml"
-        fitted = fit_profile(load_profile(name))
+    gates_only = "--gates" in names
+    for name in [name for name in names if name != "--gates"] or profile_names():
+        path, profile = FOLDER / f"{name}.yaml", load_profile(name)
+        fitted = fit_gate(profile if gates_only else fit_profile(profile))
         rows = [dict(row) for row in fitted.evidence]
         measurable = [row for row in rows if "statistic" in row]
         for row, found in zip(measurable, evaluate(fitted, measurable), strict=True):
             row["reached"] = round(found, 3)
-        head = re.split(r"^(?:parameters|evidence):", path.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
-        tail = {"parameters": dataclasses.asdict(fitted.parameters), "evidence": rows}
+        head = re.split(r"^(?:parameters|gate|evidence):", path.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
+        tail: dict[str, Any] = {} if fitted.base else {"parameters": dataclasses.asdict(fitted.parameters)}
+        tail |= {"gate": fitted.gate} if fitted.gate else {}
+        tail |= {"evidence": rows} if rows else {}
         text = yaml.safe_dump(tail, sort_keys=False, allow_unicode=True, width=120)
         path.write_text(head + text, encoding="utf-8")
         print(name, *(f"{row['statistic']} {row['value']} -> {row['reached']}" for row in measurable), sep="\n  ")
