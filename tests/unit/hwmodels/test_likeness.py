@@ -1,13 +1,15 @@
 """Which measured devices speak for one that was not measured."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from hwmodels.datasheet import datasheet
+from hwmodels.datasheet import datasheet, datasheet_names
 from hwmodels.kernels import kernels
 from hwmodels.likeness import likeness, mean_values
 
+FASTER_THAN_THEIR_CLOCK = {"b200_sxm", "b300_sxm", "gb200", "h100_sxm", "h200_sxm"}  # peaks at another clock
 MEASURED = [datasheet(name) for name in ("a100_sxm", "b200_sxm", "h100_sxm", "l40s")]
 
 
@@ -34,6 +36,14 @@ def test_of_links_only_their_kind_counts():
 def test_a_far_device_is_still_answered():
     far = replace(datasheet("l40s"), name="far", memory_read_bytes_per_s=1.0)
     assert sum(likeness(kernels()["gemm"], far, MEASURED).values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", sorted(set(datasheet_names()) - FASTER_THAN_THEIR_CLOCK))
+def test_the_peak_of_a_datasheet_is_its_multiprocessors_at_their_clock(name):
+    sheet = datasheet(name)
+    per_cycle = sheet.peak("bf16") / sheet.sms / sheet.clock_hz  # a power of two, by architecture
+    assert per_cycle == pytest.approx(2 ** round(math.log2(per_cycle)), rel=0.02)
+    assert 500 <= per_cycle <= 2100
 
 
 @pytest.mark.parametrize("name", sorted(kernels()))

@@ -155,7 +155,7 @@ PLATFORM_MUST_REFUSE = {
     "efficiency beside an engine": ((*GPU, "memory_efficiency"), {"gemm": 0.5}, "does nothing beside an engine"),
     "unknown engine": ((*GPU, "engine"), "vllm", "'devices.gpu0.engine' must be one of VLLM, TRTLLM, got 'vllm'"),
     "engine without datasheet": (("devices", "gpu0"), {**NO_SHEET, "engine": "VLLM"}, "engine' needs a datasheet"),
-    "unknown datasheet": ((*GPU, "datasheet"), "voodoo2", "datasheet' must name a datasheet (a100_sxm"),
+    "unknown datasheet": ((*GPU, "datasheet"), "voodoo2", "datasheet' must name a datasheet (a100_40, a100_sxm"),
     "datasheet of a cpu": (("devices", "cpu", "datasheet"), "l40s", "datasheet' and 'engine' are only for a gpu"),
     "unknown operation": ((*GPU, "compute_efficiency"), {"fft": 0.5}, "must be one of gemm"),
     "memory of a gpu": ((*GPU, "memory"), "dram", "'devices.gpu0.memory' is only for a cpu"),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hwmodels import Platform, PlatformError
+from hwmodels import Platform, PlatformError, operators, time_s
 
 CONF = Path(__file__).parents[3] / "experiments/conf/platform"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -73,6 +73,48 @@ def test_every_shipped_platform_loads_and_reaches_its_workers(name):
     for worker in platform.workers:
         assert platform.devices[worker].memory_read_bytes_per_s > 0
         assert platform.hops("ssd", worker)[-1][1] == platform.memory_of(worker).name
+
+
+# Rates that publications state for their own machine: from, to, page-locked, bytes/s
+STATED = {
+    "jetson_agx_orin": ("ssd", "gpu0", True, 3.0e9),  # HOBBIT, 980 PRO
+    "jetson_tx2_hdd": ("ssd", "gpu0", True, 0.05e9),  # EdgeMoE
+    "jetson_tx2_ssd": ("ssd", "gpu0", True, 0.55e9),  # EdgeMoE, 860 EVO
+    "rtx_4090_i9_14900k": ("dram", "gpu0", True, 23.0e9),  # ProMoE
+    "rtx_a5000": ("dram", "gpu0", True, 24.0e9),  # MoE-Infinity
+    "quadro_rtx_6000": ("dram", "gpu0", False, 7.0e9),  # Fiddler, framework copies
+    "l4": ("dram", "gpu0", False, 7.0e9),
+    "a100_xeon_6326": ("dram", "gpu0", False, 8.8e9),  # DAOP, framework copies
+    "rtx_a6000_i9_10980xe": ("dram", "gpu0", False, 1.7e9),
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_long_copy_runs_at_the_rate_that_was_published_for_the_machine(name):
+    start, end, pinned, rate = STATED[name]
+    assert 100e9 / load(name).copy_s(start, end, 100_000_000_000, pinned=pinned) == pytest.approx(rate, rel=0.005)
+
+
+def test_host_memory_has_the_bandwidth_that_was_published_for_the_machine():
+    assert load("rtx_2080_i9_10900x").devices["cpu"].memory_read_bytes_per_s == 102e9  # llama.cpp, a user's table
+    assert load("rtx_5090").devices["cpu"].memory_read_bytes_per_s == 153.6e9  # NVIDIA, pipelined sharding
+    dram = load("dual_xeon_8452y").devices["dram"]  # KTransformers: 220 GB/s within each of two sockets
+    assert dram.memory_read_bytes_per_s * dram.memory_efficiency["copy"] == pytest.approx(2 * 220e9, rel=0.001)
+
+
+def test_a_processor_with_matrix_units_runs_experts_no_faster_than_was_measured():
+    # KTransformers on a Xeon 8452Y: 21.3 TFLOP/s in bf16 per socket; 1024 tokens are far beyond its memory's bound
+    work = operators.expert(1024, 7168, 2048, 3, 3 * 7168 * 2048 * 2, "bf16")
+    device = load("dual_xeon_8452y").devices["cpu"]
+    assert work.flops / time_s(work, device) == pytest.approx(2 * 21.3e12, rel=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_with_memory_of_its_own_has_a_host_and_one_that_shares_it_has_none(name):
+    platform = load(name)
+    gpus = [worker for worker in platform.workers if platform.devices[worker].kind == "gpu"]
+    shared = any(platform.hops("ssd", gpu) == [("ssd", gpu)] for gpu in gpus)
+    assert (platform.home, platform.cpu) == (("ssd", None) if shared or not gpus else ("dram", "cpu"))
 
 
 def test_a_copy_occupies_memories_and_links_with_their_achievable_rates():

@@ -1,6 +1,7 @@
 """The shipped models have the parameters that were published for them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,70 @@ def test_every_collected_architecture_is_shipped_with_its_total():
         assert shipped[name].total_params == pytest.approx(row["computed_total_params"], rel=2e-4), name
         assert shipped[name].expert_params == pytest.approx(row["expert_params"], rel=4e-4), name  # ours with biases
         assert len(shipped[name].moe_layers) == row["config"]["n_moe_layers"], name
+
+
+SHAPES = {  # name in the collected table of shapes -> name here
+    "DeepSeek-MoE-16B": "deepseek_moe_16b",
+    "DeepSeek-V2-Lite": "deepseek_v2_lite",
+    "DeepSeek-V2.5": "deepseek_v2",
+    "DeepSeek-V3": "deepseek_v3",
+    "Mixtral-8x7B": "mixtral_8x7b",
+    "Phi-3.5-MoE": "phi_3_5_moe",
+    "Qwen1.5-MoE-A2.7B": "qwen1_5_moe_a2_7b",
+    "Qwen2-57B-A14B": "qwen2_57b_a14b",
+    "Qwen3-235B-A22B": "qwen3_235b_a22b",
+    "Qwen3-30B-A3B": "qwen3_30b_a3b",
+    "Qwen3.6-35B-A3B": "qwen3_5_35b_a3b",
+    "gpt-oss-120b": "gpt_oss_120b",
+}
+
+
+def test_shapes_are_those_that_were_collected():
+    folder = os.environ.get("MOESIM_EXTRA_DATA")
+    if not folder:
+        pytest.skip("MOESIM_EXTRA_DATA is not set")
+    table = OmegaConf.to_container(OmegaConf.load(Path(folder) / "catalogue/offloading.yaml"))
+    rows = {row[0]: row[1:] for row in table["shared_reference"]["model_shapes"]["rows"]}
+    for name, ours in SHAPES.items():
+        model, (layers, moe_layers, experts, top_k, expert_millions, dense_billions) = MODELS[ours], rows[name]
+        assert (model.layers, len(model.moe_layers), model.experts, model.top_k) == (layers, moe_layers, experts, top_k)
+        assert model.expert_params / 1e6 == pytest.approx(expert_millions, abs=0.01), name
+        parts = model.parts()
+        dense = sum(parts[part][0] for part in ("attention", "router", "shared_experts", "dense_ffn"))
+        if dense_billions:
+            assert dense / 1e9 == pytest.approx(dense_billions, abs=0.002), name
+
+
+def stored(model):
+    return model.dense_bytes + model.parts()["routed_experts"][1]
+
+
+# In fp32: bytes of an expert, MoE layers of the decoder, bytes of all (arXiv 2310.18859; large-128: arXiv 2308.12066)
+SWITCH = {
+    "switch_base_8": (18_874_368, 6, 2.298 * 2**30),
+    "switch_base_64": (18_874_368, 6, 14.112 * 2**30),
+    "switch_base_128": (18_874_368, 6, 27.614 * 2**30),
+    "switch_base_256": (18_874_368, 6, 54.62 * 2**30),
+    "switch_large_128": (33_554_432, 12, 105.6e9),
+}
+
+
+@pytest.mark.parametrize("name", SWITCH)
+def test_switch_transformers_in_fp32_have_the_published_sizes(name):
+    expert_bytes, decoder_layers, size = SWITCH[name]
+    model = replace(MODELS[name], default_bits=32.0)
+    assert model.expert_bytes == expert_bytes
+    assert sum(layer >= model.encoder_layers for layer in model.moe_layers) == decoder_layers
+    assert stored(model) == pytest.approx(size, rel=0.005)
+
+
+@pytest.mark.parametrize(("bits", "size_gib"), [(2, 17.54), (3, 21.37), (4, 23.99)])
+def test_mixtral_in_hqq_has_the_published_sizes_and_only_its_storage_differs(bits, size_gib):
+    plain, model = MODELS["mixtral_8x7b"], MODELS[f"mixtral_8x7b_hqq_{bits}bit"]
+    assert stored(model) / 2**30 == pytest.approx(size_gib, rel=0.01)
+    assert stored(plain) / 2**30 == pytest.approx(86.99, rel=0.001)
+    stored_alike = {"experts_bits": None, "attention_bits": None, "name": plain.name, "source": plain.source}
+    assert replace(model, **stored_alike) == plain
 
 
 @pytest.mark.parametrize("name", NAMES)
