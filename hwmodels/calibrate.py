@@ -1,12 +1,13 @@
 """Fitting every kernel model to the shipped measurements, with its error on shapes and devices that it never saw.
 
-A fitted file holds, for each group, parameters as names and values, and these as lists in the order of
-`Kernel.parameters`:
+A fitted file holds, for each group, parameters as names and values, and
+    model_error  device -> `fit.model_error` on unseen shapes ("shape") and from the other devices ("left_out")
+The file of the same name in its folder `evidence`, which a run does not read, holds for each group, as lists in the
+order of `Kernel.parameters`,
     draws        "prior" and device -> parameters of the bootstrap, one list a draw; the n-th draws belong together
     held_out     device -> one list a fold: fitted without the shapes of that fold
     left_out     device -> fitted without that device
-    model_error  device -> `fit.model_error` on unseen shapes ("shape") and from the other devices ("left_out")
-`errors` are those of held_out and left_out, which anybody can work out again (`judged`).
+and the `errors` of held_out and left_out, which anybody can work out again (`judged`).
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ from hwmodels.fit import (
     samples,
 )
 from hwmodels.kernels import Kernel, kernels
-from hwmodels.predict import FITTED
+from hwmodels.predict import EVIDENCE, FITTED, read_yaml
 from hwmodels.rival import Rival
 
 MEASUREMENTS = Path(__file__).parent / "measurements"
 DIGITS = 5  # of fitted parameters
 DRAWN_DIGITS = 4  # of those of the bootstrap
+PROVEN_BY = ("draws", "held_out", "left_out")  # what of a group stands in the file of evidence
 
 
 def data_digest(table: str) -> str:
@@ -139,32 +141,50 @@ def named(kernel: Kernel, values: Sequence[float]) -> dict[str, float]:
 
 
 def write(content: dict[str, Any], folder: Path = FITTED) -> Path:
-    """Write what `calibrate` gave as YAML; the same content gives the same bytes."""
-    path = folder / f"{content['kernel']}.yaml"
+    """Write what `calibrate` gave as two YAML files; the same content gives the same bytes. The file of parameters."""
+    name = content["kernel"]
+    head = {"kernel": name, "data_sha256": content["data_sha256"]}
+    groups = content["groups"].items()
+    used = {group: {key: values[key] for key in values if key not in PROVEN_BY} for group, values in groups}
+    proof = {group: {key: values[key] for key in values if key in PROVEN_BY} for group, values in groups}
+    (folder / EVIDENCE).mkdir(exist_ok=True)
+    _write(folder / EVIDENCE / f"{name}.yaml", head | {"groups": proof, "errors": content["errors"]})
+    _write(folder / f"{name}.yaml", head | {"groups": used})
+    return folder / f"{name}.yaml"
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     head = "# Written by `moesim calibrate`; parameters: dimensionless, seconds or cycles; errors: fractions.\n"
     path.write_text(head + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=160), encoding="utf-8")
-    return path
 
 
 def read(folder: Path = FITTED) -> list[dict[str, Any]]:
     """What `write` wrote there. Raises PlatformError if there is nothing, or a file is no fitted model."""
-    paths = [path for name in kernels() if (path := folder / f"{name}.yaml").is_file()]
-    if not paths:
+    names = [name for name in kernels() if (folder / f"{name}.yaml").is_file()]
+    if not names:
         raise PlatformError(f"{folder}: there is no fitted kernel model here; run moesim calibrate.")
     found = []
-    for path in paths:
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            raise PlatformError(f"{path}: this is not YAML ({str(error).splitlines()[0]}).") from error
-        missing = {"kernel", "data_sha256", "groups", "errors"} - set(content if isinstance(content, dict) else ())
-        if missing:
-            raise PlatformError(f"{path}: field '{min(missing)}' is missing; run moesim calibrate.")
-        for row in content["errors"]:
+    for name in names:
+        content = _read(folder / f"{name}.yaml")
+        path = folder / EVIDENCE / f"{name}.yaml"
+        proof = _read(path, "errors")
+        if proof["data_sha256"] != content["data_sha256"] or set(proof["groups"]) != set(content["groups"]):
+            raise PlatformError(f"{path}: this does not belong to the parameters in {folder}; run moesim calibrate.")
+        for row in proof["errors"]:
             for kind in {"shape", "rival"} - set(row):
                 raise PlatformError(f"{path}: field 'errors' has no '{kind}' for {row['group']}; run moesim calibrate.")
-        found.append(content)
+        groups = {group: values | proof["groups"][group] for group, values in content["groups"].items()}
+        found.append(content | {"groups": groups, "errors": proof["errors"]})
     return found
+
+
+def _read(path: Path, *more: str) -> dict[str, Any]:
+    """The fields of a file that `write` wrote. Raises PlatformError naming the file if there are none."""
+    content = read_yaml(path)
+    missing = {"kernel", "data_sha256", "groups", *more} - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise PlatformError(f"{path}: field '{min(missing)}' is missing; run moesim calibrate.")
+    return dict(content)
 
 
 class _Listed(list[float]):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FITTED = Path(__file__).parent / "fitted"
+EVIDENCE = "evidence"  # folder beside the parameters: how they were found and judged
 TEXTS = (
     *("framework", "version", "kernel_source", "distribution", "comm_backend", "op_name", "phase"),
     *(f"{what}_dtype" for what in ("moe", "gemm", "attn", "kv_cache", "mla", "nccl", "allreduce", "comm")),
@@ -29,7 +30,10 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """Parameters of a kernel model. groups: group -> {"prior": values, "devices": {device: values}}."""
+    """Parameters of a kernel model.
+
+    groups: group -> {"prior": values, "devices": {device: values}, "model_error": {device: errors}}.
+    """
 
     kernel: str
     data_sha256: str
@@ -64,7 +68,7 @@ class Fitted:
         name, shares = place
         found = []
         for device in shares:
-            draws = self.groups[name]["draws"][device]
+            draws = _draws(self.kernel)[name][device]
             found.append(dict(zip(kernel.parameters, draws[number % len(draws)], strict=True)))
         return mean_values(found, [*shares.values()])
 
@@ -103,11 +107,25 @@ class Fitted:
 @cache
 def fitted(name: str) -> Fitted:
     """The shipped parameters of a kernel model. Raises PlatformError if it was not fitted."""
-    path = FITTED / f"{name}.yaml"
-    if not path.is_file():
-        raise PlatformError(f"kernel model '{name}' has no fitted parameters in {FITTED.name}/.")
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    content = read_yaml(FITTED / f"{name}.yaml")
     return Fitted(content["kernel"], content["data_sha256"], content["groups"])
+
+
+@cache
+def _draws(name: str) -> dict[str, dict[str, list[list[float]]]]:
+    """Group -> device -> the shipped draws of a kernel model's bootstrap. Raises PlatformError if there are none."""
+    content = read_yaml(FITTED / EVIDENCE / f"{name}.yaml")
+    return {group: values["draws"] for group, values in content["groups"].items()}
+
+
+def read_yaml(path: Path) -> Any:
+    """What a fitted file holds. Raises PlatformError naming it if it is missing or is no YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise PlatformError(f"{path}: there is no such fitted kernel model; run moesim calibrate.") from error
+    except yaml.YAMLError as error:
+        raise PlatformError(f"{path}: this is not YAML ({str(error).splitlines()[0]}).") from error
 
 
 def tables() -> list[str]:

@@ -1,5 +1,6 @@
 """A platform: devices, the links between them, and which of them run the model."""
 
+import heapq
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ class _Fields:
     links: list[Any] = field(default_factory=list)
     cpu: str = ""
     description: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Platform:
     workers     processors which run the model: GPUs, or the CPU of a phone
     home        memory (dram or ssd) where all expert weights lie at the start
     cpu         socket which may execute experts in place beside the workers, or None
+    remark      what to know before trusting it, said with every result; empty if there is nothing
 
     >>> memory = {"memory_capacity_bytes": "64 GiB", "memory_read_bytes_per_s": "80 GB/s", "source": "made up"}
     >>> link = {"kind": "pcie", "a": "dram", "bandwidth_bytes_per_s": "32 GB/s", "source": "made up"}
@@ -63,6 +66,7 @@ class Platform:
     home: str
     cpu: str | None
     description: str = ""
+    remark: str = ""
 
     @classmethod
     def from_mapping(cls, mapping: Any, where: str = "platform") -> "Platform":
@@ -83,6 +87,7 @@ class Platform:
             home=fields.home,
             cpu=_host_cpu(fields, devices, where),
             description=fields.description,
+            remark=fields.remark,
         )
         for worker in platform.workers:
             try:
@@ -137,20 +142,22 @@ class Platform:
         return {}
 
     def _route(self, start: str, end: str) -> tuple[Link, ...]:
-        import networkx as nx
-
-        by_name = {link.name: link for link in self.links}
-        try:
-            paths = nx.all_simple_edge_paths(self.graph, start, end)
-            routes = [tuple(by_name[str(edge[-1])] for edge in path) for path in paths]
-        except nx.NetworkXException:
-            routes = []
-        if not routes:
-            raise PlatformError(f"platform '{self.name}' has no route from '{start}' to '{end}'.")
-        return min(
-            routes,
-            key=lambda r: (sum(link.latency_s for link in r), len(r), tuple(link.name for link in r)),
-        )
+        """Dijkstra's algorithm; importing a library of graphs would take longer than a short run."""
+        ahead: list[tuple[float, int, tuple[str, ...], str, tuple[Link, ...]]] = [(0.0, 0, (), start, ())]
+        seen: set[str] = set()
+        while ahead:
+            latency_s, hops, names, place, route = heapq.heappop(ahead)
+            if place == end:
+                return route
+            if place in seen:
+                continue
+            seen.add(place)
+            for link in self.links:
+                if place in (link.a, link.b):
+                    onward = link.b if link.a == place else link.a
+                    key = latency_s + link.latency_s, hops + 1, (*names, link.name)
+                    heapq.heappush(ahead, (*key, onward, (*route, link)))
+        raise PlatformError(f"platform '{self.name}' has no route from '{start}' to '{end}'.")
 
     def stops(self, src: str, dst: str) -> tuple[str, ...]:
         """Names of the devices along `route`, both ends included."""

@@ -10,6 +10,7 @@ from hwmodels.datasheet import datasheet
 from hwmodels.errors import PlatformError
 from hwmodels.fit import DRAWS, FOLDS, Sample, draws, errors, fit, fit_group, folds, held_out, model_error
 from hwmodels.kernels import Kernel, Parameter, kernels
+from hwmodels.predict import FITTED
 from hwmodels.rival import UNITS, Rival
 
 QUICK = "deepep_low_latency_dispatch"
@@ -134,9 +135,11 @@ def made():
 
 def test_a_fitted_file_is_read_as_it_was_written_whatever_the_number_of_workers(made, tmp_path):
     write(made[0], tmp_path)
-    first = (tmp_path / f"{QUICK}.yaml").read_bytes()
+    paths = [tmp_path / f"{QUICK}.yaml", tmp_path / "evidence" / f"{QUICK}.yaml"]
+    first = [path.read_bytes() for path in paths]
     write(calibrate([QUICK], workers=2)[0], tmp_path)
-    assert (tmp_path / f"{QUICK}.yaml").read_bytes() == first
+    assert [path.read_bytes() for path in paths] == first
+    assert first == [(FITTED / path.relative_to(tmp_path)).read_bytes() for path in paths]  # as shipped
     assert read(tmp_path) == made
 
 
