@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.compose import CONF, choices, is_path, read_yaml
 from experiments.explain import ConfigError, did_you_mean
 from experiments.policy import policy_class
 from experiments.schema import roles
+from hwmodels.datasheet import FOLDER, Datasheet, datasheet, datasheet_names
 
 KIND_GROUPS = {
     "systems": "system",
@@ -21,7 +22,10 @@ KIND_GROUPS = {
     "platforms": "platform",
     "traces": "trace",
     "experiments": "experiment",
+    "uncertainty": "uncertainty",
 }
+MOST_VALUES = 6  # of a list that stands in one line
+DATASHEET = "datasheet"  # a group of its own: no choice of a run, but what platforms name
 
 
 def listed(kind: str) -> list[dict[str, str]]:
@@ -39,12 +43,16 @@ def listed(kind: str) -> list[dict[str, str]]:
         return [
             {"name": name, "description": read_definition(figure_file(name)).description} for name in figure_names()
         ]
+    if kind == "datasheets":
+        return [{"name": name, "description": sheet_line(datasheet(name))} for name in datasheet_names()]
     group = KIND_GROUPS[kind]
     return [{"name": name, "description": describe(group, load(group, name))} for name in choices()[group]]
 
 
 def load(group: str, name: str) -> DictConfig:
     """The YAML of a choice, or of a path."""
+    if group == DATASHEET and not is_path(name):
+        return read_yaml(FOLDER / f"{name}.yaml")
     return read_yaml(Path(name).expanduser() if is_path(name) else CONF / group / f"{name}.yaml")
 
 
@@ -53,7 +61,7 @@ def find(name: str) -> list[tuple[str, str]]:
 
     A path is recognised by its contents. Raises ConfigError if there is none.
     """
-    groups = choices()
+    groups = {**choices(), DATASHEET: datasheet_names()}
     if is_path(name) and Path(name).expanduser().is_file():
         return [(_group_of(Path(name).expanduser()), name)]
     found = [(group, name) for group, names in groups.items() if name in names]
@@ -71,7 +79,13 @@ def _group_of(path: Path) -> str:
     if path.suffix not in (".yaml", ".yml"):
         return "trace"
     node = read_yaml(path)
-    for key, group in (("devices", "platform"), ("experts", "model"), ("path", "trace")):
+    for key, group in (
+        ("devices", "platform"),
+        ("experts", "model"),
+        ("path", "trace"),
+        ("profile", "trace"),
+        ("sms", DATASHEET),
+    ):
         if key in node:
             return group
     if "_target_" in node:
@@ -80,7 +94,7 @@ def _group_of(path: Path) -> str:
             with suppress(ConfigError):
                 policy_class(node["_target_"], role)
                 return f"policy/{role}"
-    raise ConfigError(f"{path}: expected a model, platform, trace or policy.")
+    raise ConfigError(f"{path}: expected a model, platform, trace, policy or datasheet.")
 
 
 def describe(group: str, node: DictConfig) -> str:
@@ -113,9 +127,15 @@ def model_line(node: DictConfig) -> str:
 
 def trace_line(node: DictConfig) -> str:
     """Model, requests, tokens and what was recorded."""
-    from traces import data_path, open_trace
+    from experiments.run import trace_path, trace_recipe
+    from traces import open_trace
 
-    trace = open_trace(data_path(node.path))
+    recipe = trace_recipe(node)
+    if recipe is not None:
+        profile, tokens = recipe.content(), recipe.requests * (recipe.prompt_tokens + recipe.decode_tokens)
+        ahead = f", guesses {len(recipe.guesses['recall'])} layers ahead" if recipe.guesses else ""
+        return f"{profile.model}: {recipe.requests} requests, {tokens} tokens, synthetic{ahead}; {profile.origin}"
+    trace = open_trace(trace_path(node))
     meta = trace.meta
     parts = [f"{meta.model}: {len(trace)} requests, {sum(r.tokens for r in trace.requests)} routed tokens"]
     if not any(r.prefill_tokens for r in trace.requests):
@@ -127,6 +147,19 @@ def trace_line(node: DictConfig) -> str:
     return ", ".join(parts)
 
 
+def sheet_line(sheet: Datasheet) -> str:
+    """Architecture, memory and peak."""
+    peak = next(sheet.peak_flop_per_s[dtype] for dtype in ("bf16", "fp16") if dtype in sheet.peak_flop_per_s)
+    memory = f"{capacity(sheet)} at {sheet.memory_read_bytes_per_s / 1e9:.0f} GB/s"
+    return f"{sheet.architecture}: {sheet.sms} SMs, {memory}, {peak / 1e12:.0f} TFLOP/s in half precision"
+
+
+def capacity(sheet: Datasheet) -> str:
+    """Size of the memory in the unit that it is sold in."""
+    whole = sheet.memory_capacity_bytes / 2**30
+    return f"{whole:g} GiB" if whole == int(whole) else f"{sheet.memory_capacity_bytes / 1e9:g} GB"
+
+
 def policy_line(group: str, node: DictConfig) -> str:
     """First sentence of the class's docstring, and parameters that tell it from its sisters."""
     kind = policy_class(node.get("_target_"), group.removeprefix("policy/"))
@@ -136,4 +169,6 @@ def policy_line(group: str, node: DictConfig) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, ListConfig) and len(value) > MOST_VALUES:
+        return f"({len(value)} values)"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -240,12 +240,19 @@ def is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.endswith((".yaml", ".yml", ".parquet"))
 
 
+def own_file(path: Path) -> str:
+    """The path of a file of one's own, absolute where `data_path` would take it for a shipped trace of that name."""
+    from traces import DATA_FOLDER
+
+    return str(path.resolve() if (DATA_FOLDER / path).is_file() else path)
+
+
 def _contents(group: str, text: str) -> str:
     path = Path(text).expanduser()
     if not path.is_file():
         raise ConfigError(f"{group}={text}: there is no such file.")
     if group == "trace" and path.suffix not in (".yaml", ".yml"):
-        return OmegaConf.to_yaml({"name": path.stem, "path": str(path)})
+        return OmegaConf.to_yaml({"name": path.stem, "path": own_file(path)})
     node = read_yaml(path)
     if group in ("trace", "system", "experiment"):
         _check_keys(node, path, schema.TraceFields if group == "trace" else schema.Config)
@@ -260,9 +267,10 @@ def _contents(group: str, text: str) -> str:
     content = path.read_text(encoding="utf-8")
     if "defaults" not in node and "${" not in content:  # else it is whole only once composed
         _check_alone(group, node, path)
-    if group == "trace" and isinstance(node.get("path"), str) and (path.parent / node["path"]).is_file():
-        node["path"] = str(path.parent / node["path"])  # a trace beside its YAML
-        return OmegaConf.to_yaml(node)
+    for key in ("path", "profile") if group == "trace" else ():
+        if isinstance(node.get(key), str) and (path.parent / node[key]).is_file():
+            node[key] = own_file(path.parent / node[key])  # a trace, or its profile, beside its YAML
+            return OmegaConf.to_yaml(node)
     if group in ("system", "experiment") and "@package" not in content:
         content = f"# @package _global_\n{content}"
     return content

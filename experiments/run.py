@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.explain import ConfigError
 from experiments.policy import make_policy, source_digest
-from experiments.schema import roles
+from experiments.schema import TraceFields, roles
 from hwmodels import Platform
 from simulator.model import ModelSpec
 from simulator.plan import Workload
@@ -26,6 +27,7 @@ from traces import Trace, data_path, open_trace
 
 if TYPE_CHECKING:
     from simulator.result import Result
+    from traces.synthesis.recipe import Recipe
 
 T = TypeVar("T")
 GIB = 2**30
@@ -35,6 +37,7 @@ MARK = "provenance.json"  # a folder that holds it, and nothing that we do not w
 DRAWS = "draws.parquet"
 FILES = (MARK, "summary.json", "config.yaml", "timeline.json", DRAWS, *(f"{table}.parquet" for table in TABLES))
 _AT_LEAST = {"settings.workspace_bytes": 0, "settings.chunk_bytes": 1, "settings.io_threads": 1, "seed": 0}
+_AT_LEAST |= {"settings.framework_layer_s": 0}
 _AT_LEAST |= {"uncertainty.draws": 0, "uncertainty.seed": 0}
 
 
@@ -115,9 +118,37 @@ def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
     return open_trace(path)
 
 
+def trace_recipe(node: Mapping[str, Any]) -> Recipe | None:
+    """How the trace of a configuration's `trace` is made; None if it is a file.
+
+    Raises ConfigError unless the node has either a path or a profile, TraceError as `Recipe.from_mapping`.
+    """
+    where = f"trace {node['name']}"
+    keys = [field.name for field in dataclasses.fields(TraceFields) if field.name not in ("name", "path")]
+    made = [key for key in keys if node.get(key) is not None]
+    if node.get("path") is not None:
+        if made:
+            raise ConfigError(f"{where}: it has path and {made[0]}; a file is as it is, so expected one of the two.")
+        return None
+    if node.get("profile") is None:
+        raise ConfigError(f"{where}: it has neither path nor profile; expected one of them.")
+    from traces.synthesis.recipe import Recipe
+
+    return Recipe.from_mapping(plain(node), where)
+
+
+def trace_path(node: Mapping[str, Any]) -> Path:
+    """The file of a configuration's `trace`, drawn now if it is a synthetic one that was not drawn before.
+
+    Raises as `trace_recipe`, `data_path` and `Recipe.path`.
+    """
+    recipe = trace_recipe(node)
+    return data_path(node["path"]) if recipe is None else recipe.path()
+
+
 def trace_of(cfg: Mapping[str, Any]) -> Trace:
     """The trace a configuration names, opened once for as long as its file stays as it is."""
-    path = data_path(cfg["trace"]["path"])
+    path = trace_path(cfg["trace"])
     stat = path.stat() if path.is_file() else None
     return _trace(path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0))
 

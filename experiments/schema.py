@@ -44,10 +44,21 @@ PolicyFields = dataclasses.make_dataclass(
 
 @dataclass
 class TraceFields:
-    """Which trace: a name to show, and a shipped file's name or a path."""
+    """Which trace: a name to show, and a shipped file's name or a path, or how to make it.
+
+    A trace with `profile` instead of `path` is drawn when it is first used: the other keys are those of
+    `traces.synthesis.recipe.Recipe`, which reads and checks them; null stands for its defaults.
+    """
 
     name: str = MISSING
-    path: str = MISSING
+    path: str | None = None
+    profile: str | None = None
+    requests: int | None = None
+    prompt_tokens: int | None = None
+    decode_tokens: int | None = None
+    seed: int | None = None
+    probabilities: bool | None = None
+    guesses: Any = None
 
 
 @dataclass

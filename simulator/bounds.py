@@ -5,7 +5,9 @@ resident at the start crosses the link once at its raw bandwidth; the larger of 
 reference*: the calibrated costs, Belady's misses for the same budget, and a prefetcher that knows
 the future and keeps the link busy from the first instant, in order of need, without lack of room.
 For experts of one size no system that fetches every expert it runs can beat it: Belady's misses are
-the fewest for every prefix of the trace. For mixed sizes it is a reference, not a bound.
+the fewest for every prefix of the trace. For mixed sizes it is a reference, not a bound. Where gating or
+precision decide while the run goes on, only the dense work is sure: the physics bound is that alone, and there is no
+reference.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     experts of any one layer of a step.
     """
     worker = run.workers[0]
-    alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu
+    changed = worker.adapter is not None  # what runs is not what the plan says, or not of one size
+    alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu and not changed
     budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
     largest = max(
         len(blobs) * size
@@ -50,7 +53,7 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     )
     with_reference = run.scenario.settings.reference and alone and largest <= budget
     physics = _Pass(run, ideal=True, belady=False, warmup_batches=warmup_batches)
-    link_s = _link_floor_s(run) if not worker.uses_cpu else 0.0
+    link_s = _link_floor_s(run) if not worker.uses_cpu and not changed else 0.0
     helpers = len(run.workers) * (1.0 + _cpu_share(run))
     reference = _Pass(run, ideal=False, belady=True, warmup_batches=warmup_batches) if with_reference else None
     return Bounds(
@@ -73,6 +76,7 @@ class _Pass:
         alone_ps = functools.cache(experts.alone_ps)
         least_ps = functools.cache(experts.least_ps)
         tier = _belady_tier(run) if belady else None
+        changed = run.workers[0].adapter is not None
         lane = run.workers[0].loader.lane
         rates = [lane.best_rate_at(size) for size in run.layer_expert_bytes]
         alone = [size * PS_PER_S // rate for size, rate in zip(run.layer_expert_bytes, rates, strict=True)]
@@ -88,7 +92,7 @@ class _Pass:
             row = table[step.row]
             for layer, (blobs, counts) in enumerate(step.groups):
                 t += row[layer][0]
-                if blobs:
+                if blobs and not changed:
                     served = counts or (1,) * len(blobs)
                     t += least_ps(layer, tuple(served))
                     last = min(served)

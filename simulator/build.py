@@ -16,12 +16,17 @@ from simulator.policies import PolicyContext
 from simulator.policies.base import component_seed
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.pipeline.base import Task
+from simulator.policies.precision.stored import AsStored
+from simulator.policies.slots.base import SlotsPolicy
 from simulator.residency import RESIDENT, Partition, Tier
-from simulator.runtime.costs import DenseCosts, ExpertCosts
+from simulator.routing import PARTS, Routing
+from simulator.runtime.adapt import Adapter
+from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense
+from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.recorder import Recorder
-from simulator.runtime.worker import CpuExperts, Worker
+from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
 from simulator.unrecorded import remarks
 from traces import RequestTrace
@@ -82,12 +87,21 @@ class _Builder:
         layers = len(model.moe_layers)
         recorded = trace.meta.expert_bytes
         self.layer_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
-        self.sizes = [size for size in self.layer_bytes for _ in range(model.experts)]
-        self.prediction = scenario.system.prediction()
-        self.prefetch = scenario.system.prefetch()
-        self.plan = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), self.prediction.guess)
+        system = scenario.system
+        self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
+        self.row_bytes = [
+            size if bits is None else round(size * model.with_experts_bits(bits).expert_bytes / model.expert_bytes)
+            for bits in self.precision.bits
+            for size in self.layer_bytes
+        ]
+        self.sizes = [size for size in self.row_bytes for _ in range(model.experts)]
+        self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
+        rewrite = self.gating.rewrite if self.gating.rewrites else None
+        carry = self._carried()
+        guess = self.prediction.guess
+        self.plan = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), guess, rewrite, carry)
         # the same steps without guesses
-        self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"))
+        self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), None, rewrite)
         asked, there = scenario.workload.requests, len(self.silent.indices)
         if asked is not None and asked > there:
             self.remarks.append(
@@ -95,14 +109,45 @@ class _Builder:
             )
         self.remarks += remarks(self.silent)
         self.workers = scenario.platform.workers
+        if scenario.platform.remark:
+            self.remarks.append(f"platform {scenario.platform.name}: {scenario.platform.remark}")
         for worker in self.workers:
             kernels = scenario.platform.device(worker).kernels
             if kernels is not None and (remark := kernels.remark()):
                 self.remarks.append(f"{worker} {remark}")
+        self.routing = Routing()
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
         self.media: dict[str, Medium] = {}
         self.recorder: Recorder | None = None
+
+    def _carried(self) -> set[str]:
+        """What policies want to see of the router. Raises ScenarioError if one needs what the trace does not hold."""
+        system, meta = self.scenario.system, self.scenario.trace.meta
+        policies = {
+            "gating": self.gating,
+            "precision": self.precision,
+            "execution": self.execution,
+            "prefetch": self.prefetch,
+            "prediction": self.prediction,
+            "cache": system.cache(),
+        }
+        there = {"weights": meta.has_weights, "probabilities": meta.has_probabilities}
+        carried = set()
+        for role, policy in policies.items():
+            for part in (*policy.needs, *policy.uses):
+                if part not in PARTS:
+                    raise ScenarioError(f"policy/{role} {type(policy).__name__} asks for '{part}'; expected {PARTS}.")
+                if part in policy.needs and not there[part]:
+                    raise ScenarioError(
+                        f"policy/{role} {type(policy).__name__} needs the router's {part}, which the trace of"
+                        f" {meta.model} does not hold; `moesim show TRACE` tells what a trace holds."
+                    )
+                if there[part] and role != "prediction":
+                    carried.add(part)
+        if self.gating.chooses or len(self.precision.bits) > 1:
+            carried |= {part for part in ("weights",) if there[part]}
+        return carried
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
         model, meta = self.scenario.model, self.scenario.trace.meta
@@ -111,6 +156,8 @@ class _Builder:
             experts=model.experts,
             top_k=meta.top_k,
             size_bytes=self.sizes,
+            levels=len(self.precision.bits) if name in ("cache", "host_cache") else 1,
+            layer_bytes=self.layer_bytes,
             guess_distances=meta.guess_distances,
             capacity_bytes=capacity_bytes,
             rng=np.random.default_rng(component_seed(self.scenario.settings.seed, name, child)),
@@ -132,6 +179,10 @@ class _Builder:
         system, model = scenario.system, scenario.model
         self.prediction.bind(self.context("prediction"))
         self.prefetch.bind(self.context("prefetch"))
+        self.gating.bind(self.context("gating"))
+        self.precision.bind(self.context("precision"))
+        self.attention.bind(self.context("attention"))
+        self.hosted = set(self.attention.on_host(model.layers))
         placement = system.placement()
         placement.bind(self.context("placement"))
         layers, count = len(model.moe_layers), len(self.workers)
@@ -155,9 +206,11 @@ class _Builder:
         initial = list(placement.initial())
         for rank, name in enumerate(self.workers):
             tier = self._tier(rank, name, memories[rank].cache_bytes, owners)
-            self._fill(tier, [blob for blob in initial if owners.flat[blob] == rank])
+            adapter = self._adapter(tier)
+            here = [blob for blob in initial if owners.flat[blob] == rank]
+            self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
-            workers.append(self._worker(rank, name, tier, host, tasks, exchange))
+            workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
         return Run(
             scenario=scenario,
             clock=self.clock,
@@ -178,7 +231,13 @@ class _Builder:
     def _check_home(self) -> None:
         platform, model = self.scenario.platform, self.scenario.model
         home = platform.device(platform.home)
-        total = sum(self.sizes)
+        bank = len(self.layer_bytes) * model.experts
+        copies = range(len(self.precision.bits))
+        total = sum(
+            self.sizes[bank * level + blob]
+            for blob in range(bank)
+            for level in (copies if self.precision.by_score else [self.precision.level(*divmod(blob, model.experts))])
+        )
         if total > home.memory_capacity_bytes:
             hint = ""
             if home.kind == "dram" and any(d.kind == "ssd" for d in platform.devices.values()):
@@ -192,15 +251,20 @@ class _Builder:
         scenario = self.scenario
         platform, model, settings = scenario.platform, scenario.model, scenario.settings
         memory = platform.memory_of(worker)
+        here = [layer for layer in range(model.layers) if layer not in self.hosted]
         kv = max(
-            sum(model.kv_bytes(length) for length in lengths[rank :: len(self.workers)])
+            sum(model.kv_bytes(length, here) for length in lengths[rank :: len(self.workers)])
             for lengths in self.plan.context_limits()
         )
-        fixed = model.dense_bytes + kv + settings.workspace_bytes
+        dense = model.dense_bytes - sum(model.layer_dense_bytes(layer) for layer in self.hosted)
+        fixed = dense + kv + settings.workspace_bytes
         room = memory.memory_capacity_bytes - fixed
-        own = sum(size for size, owner in zip(self.sizes, owners.flat, strict=True) if owner == rank)
+        copies = len(self.precision.bits)
+        own = sum(
+            size for blob, size in enumerate(self.sizes) if owners.flat[blob % (len(self.sizes) // copies)] == rank
+        )
         what = (
-            f"dense weights {_gib(model.dense_bytes)}, KV cache {_gib(kv)} and workspace"
+            f"dense weights {_gib(dense)}, KV cache {_gib(kv)} and workspace"
             f" {_gib(settings.workspace_bytes)} of {model.name}"
         )
         if room < 0:
@@ -219,19 +283,43 @@ class _Builder:
                 f"the expert cache (cache_gib) of {memory.name} has {cache} bytes; expected at least one expert of"
                 f" {largest} bytes."
             )
-        return Memory(memory.name, memory.memory_capacity_bytes, model.dense_bytes, kv, settings.workspace_bytes, cache)
+        return Memory(memory.name, memory.memory_capacity_bytes, dense, kv, settings.workspace_bytes, cache)
 
     def _tier(self, rank: int, name: str, budget_bytes: int, owners: np.ndarray) -> Tier:
+        shares = self.precision.shares
+        if shares is not None and (len(shares) != len(self.precision.bits) or not 0 < sum(shares) <= 1):
+            raise ScenarioError(
+                f"policy/precision shares {list(shares)} of the budget; expected one share for each of its"
+                f" {len(self.precision.bits)} levels, together above 0 and at most 1."
+            )
         slots = self.scenario.system.slots()
         slots.bind(self.context("slots"))
-        budgets = slots.budgets(budget_bytes, self.layer_bytes, self.scenario.trace.meta.top_k)
+        staging = None
+        if slots.staging_experts:
+            staging = Partition(slots.staging_experts * max(self.row_bytes), self.scenario.system.cache())
+            budget_bytes -= staging.capacity_bytes
+        layers = len(self.layer_bytes)
+        partitions: list[Partition] = []
+        for level, share in enumerate(shares or [1.0]):
+            sizes = self.row_bytes[level * layers : (level + 1) * layers]
+            some = self._partitions(rank, slots, int(budget_bytes * share), sizes, owners, len(partitions))
+            partitions += some * layers if len(some) == 1 else some
+        if shares is None:
+            partitions *= len(self.precision.bits)
+        return Tier(name, self.sizes, partitions, layers, staging)
+
+    def _partitions(
+        self, rank: int, slots: SlotsPolicy, budget_bytes: int, sizes: list[int], owners: np.ndarray, first: int
+    ) -> list[Partition]:
+        """A budget divided as `slots` says: one partition, or one for each layer."""
+        budgets = slots.budgets(budget_bytes, sizes, self.scenario.trace.meta.top_k)
         layers = len(self.layer_bytes)
         if len(budgets) not in (1, layers):
             raise ScenarioError(f"policy/slots gives {len(budgets)} budgets; expected 1 or {layers}, one per layer.")
-        if sum(budgets) > budget_bytes:
+        if sum(budgets) > budget_bytes or budget_bytes < max(sizes):
             raise ScenarioError(
                 f"policy/slots asks for {sum(budgets)} bytes, top-k experts for every layer; expected at most the"
-                f" cache budget of {budget_bytes} bytes."
+                f" cache budget of {budget_bytes} bytes, and room in it for an expert of {max(sizes)} bytes."
             )
         own = owners.ravel()
         partitions = []
@@ -245,9 +333,20 @@ class _Builder:
                         here = layer is None or layer == number
                         yield [blob for blob in blobs if own[blob] == rank] if here else []
 
-            cache.bind(self.context("cache", capacity, future, child=rank * layers + index))
+            cache.bind(self.context("cache", capacity, future, child=rank * layers + first + index))
             partitions.append(Partition(capacity, cache))
-        return Tier(name, self.sizes, partitions * layers if len(partitions) == 1 else partitions)
+        return partitions
+
+    def _adapter(self, tier: Tier) -> Adapter | None:
+        """What gating and precision do in every layer; None where they do nothing."""
+        if not self.gating.chooses and isinstance(self.precision, AsStored):
+            return None
+        if len(self.workers) > 1:
+            raise ScenarioError(
+                "policy/gating and policy/precision that decide while the run goes on need a platform of one worker;"
+                f" {self.scenario.platform.name} has {len(self.workers)}."
+            )
+        return Adapter(tier, self.routing, self.scenario.model.experts, self.gating, self.precision)
 
     def _fill(self, tier: Tier, blobs: list[int]) -> None:
         experts = self.scenario.model.experts
@@ -273,7 +372,7 @@ class _Builder:
             )
         cache: CachePolicy = self.scenario.system.host_cache()
         cache.bind(self.context("host_cache", budget))
-        return Tier(host.name, self.sizes, [Partition(budget, cache)] * len(self.layer_bytes))
+        return Tier(host.name, self.sizes, [Partition(budget, cache)] * len(self.row_bytes), len(self.layer_bytes))
 
     # ---- lanes
 
@@ -300,12 +399,14 @@ class _Builder:
         for lane in self.fabric.lanes:
             if lane.name == name:
                 return lane
+        chunks = self.prefetch.chunks
+        chunk_bytes = -(-max(self.sizes) // chunks) if chunks else self.scenario.settings.chunk_bytes
         return self.fabric.add_lane(
             Lane(
                 name,
                 self._media(src, dst),
                 self._latency_ps(src, dst),
-                self.scenario.settings.chunk_bytes,
+                chunk_bytes,
                 width,
                 category,
             )
@@ -338,6 +439,7 @@ class _Builder:
         host: Tier | None,
         tasks: list[Task],
         exchange: Exchange | None,
+        adapter: Adapter | None,
     ) -> Worker:
         scenario, platform, model = self.scenario, self.scenario.platform, self.scenario.model
         device = platform.device(name)
@@ -352,7 +454,7 @@ class _Builder:
             loader = StagedLoader(self.fabric, self._hop_lane(*hops[1]), tier, self._hop_lane(*hops[0]), host)
         else:
             loader = Loader(self.fabric, self._hop_lane(*hops[-1]), tier)
-        execution = scenario.system.execution()
+        execution = scenario.system.execution() if rank else self.execution
         execution.bind(self.context("execution"))
         cpu = self._cpu_experts(name) if execution.uses_cpu else None
         return Worker(
@@ -365,15 +467,31 @@ class _Builder:
             tasks=[task for task in tasks if task.worker == rank],
             tier=tier,
             loader=loader,
-            dense=DenseCosts.of(model, device),
-            expert_costs=ExpertCosts(model, self.layer_bytes, device),
+            dense=self._dense(device),
+            expert_costs=ExpertCosts(model, self.row_bytes, device),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
             exchange=exchange,
             recorder=self.recorder,
             management=(to_ps(device.cache_lookup_s), device.cache_evict_s_per_byte * 1e12),
+            framework_ps=to_ps(scenario.settings.framework_layer_s),
+            adapter=adapter,
+            routing=self.routing if len(self.workers) == 1 else None,
         )
+
+    def _dense(self, device: Device) -> DenseCosts | HostedDense:
+        """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""
+        model, platform = self.scenario.model, self.scenario.platform
+        costs = DenseCosts.of(model, device)
+        if not self.hosted:
+            return costs
+        if platform.cpu is None:
+            raise ScenarioError(
+                f"policy/attention runs layers on the host CPU; platform {platform.name} has none beside the worker."
+            )
+        rows = [layer in self.hosted for layer in model.moe_layers]
+        return HostedDense(costs, DenseCosts.of(model, platform.device(platform.cpu)), rows)
 
     def _cpu_experts(self, worker: str) -> CpuExperts:
         platform, model = self.scenario.platform, self.scenario.model
@@ -387,7 +505,7 @@ class _Builder:
                 f" it is '{platform.home}' on {platform.name}."
             )
         cpu: Device = platform.device(platform.cpu)
-        costs = ExpertCosts(model, self.layer_bytes, cpu)
+        costs = ExpertCosts(model, self.row_bytes, cpu)
         dram = platform.memory_of(platform.cpu).name
         name = f"{platform.cpu} experts"
         lane = next((lane for lane in self.fabric.lanes if lane.name == name), None)
@@ -398,7 +516,7 @@ class _Builder:
         rate = min(link.effective_bytes_per_s for link in route)
         ps_per_token = model.hidden * ACTIVATION_BYTES * 1e12 / rate
         link = (route[-1].kind, self._latency_ps(dram, worker), ps_per_token)
-        return CpuExperts(self.fabric, lane, costs, self.sizes, link)
+        return CpuExperts(self.fabric, lane, costs, self.sizes, model.experts, link)
 
     def _counted(self) -> Iterator[Step]:
         assert self.progress is not None

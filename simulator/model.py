@@ -4,7 +4,7 @@ Parameter counts follow the public implementations of the architectures (Hugging
 file of experiments/conf/model names its source and the published totals it is tested against.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -209,12 +209,25 @@ class ModelSpec:
         table = 0 if include_embedding or self.tied_embeddings else self.vocab * self.hidden
         return self.total_params - idle - table
 
-    def kv_bytes(self, kv_tokens: int) -> int:
-        """Bytes of the KV cache of one sequence of `kv_tokens` tokens; a windowed layer keeps its window, a recurrent
-        one its state, however short the sequence.
+    def layer_dense_bytes(self, layer: int) -> int:
+        """Stored bytes of a layer without its routed experts; the rest of `dense_bytes` are tables and final norms."""
+        kind, times = self.attention_of(layer), 1 + self._has_cross_attention(layer)
+        moe = layer in self.moe_layers
+        bits = kind.params(self.hidden) * times * self.bits("attention")
+        bits += moe * self.experts * (self.hidden + self.router_bias) * self.default_bits
+        bits += moe * self._ffn_weights(self.shared_intermediate) * self.bits("shared")
+        bits += self._has_dense_ffn(layer) * self._ffn_weights(self.dense_intermediate) * self.bits("dense")
+        norms = self.hidden * (self.norms_per_layer + times - 1) + kind.norm_params() * times
+        return int((bits + norms * _NORM_BITS) // 8)
+
+    def kv_bytes(self, kv_tokens: int, layers: Collection[int] | None = None) -> int:
+        """Bytes of the KV cache of one sequence of `kv_tokens` tokens (of some layers; None: of all); a windowed layer
+        keeps its window, a recurrent one its state, however short the sequence.
         """
         values, states = 0, 0.0
         for layer in range(self.encoder_layers, self.layers):
+            if layers is not None and layer not in layers:
+                continue
             kind = self.attention_of(layer)
             kept = kv_tokens if kind.window is None else min(kv_tokens, kind.window)
             values += kept * kind.cached_values * (1 + self._has_cross_attention(layer))

@@ -9,18 +9,21 @@ one decoded token that is the order of the slots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from simulator.binding import Binding, rows_of
+from simulator.routing import lost_weight
 from simulator.served import PlanError, Served, served_requests
 from traces import RequestTrace, Trace
 
 BLOCK_TOKENS = 128
 Group = tuple[list[int], list[int] | None]  # blobs, tokens of each (None: one token each)
-Forecast = Callable[[RequestTrace, np.ndarray], np.ndarray | None]
+Forecast = Callable[[RequestTrace, np.ndarray], "np.ndarray | tuple[np.ndarray, np.ndarray] | None"]
+Rewrite = Callable[[RequestTrace], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,13 @@ class Workload:
 
 @dataclass(slots=True)
 class Step:
-    """One forward pass. kv_tokens: context length of each request after the step; groups: per routed layer."""
+    """One forward pass. kv_tokens: context length of each request after the step; groups: per routed layer.
+
+    guesses: blobs expected after each layer, with `scores` beside them if the predictor gives any; rows, weights,
+    probabilities: what the router said to each request, [tokens, layers, top_k or experts] (the last two None
+    unless the plan carries them); lost: gate weight that a rewriting of the routing dropped and substituted,
+    summed over tokens, [layers, 2].
+    """
 
     batch: int
     prefill: bool
@@ -65,6 +74,10 @@ class Step:
     block: Block
     rows: list[np.ndarray] = field(default_factory=list)  # experts [tokens, layers, top_k] per request
     last: bool = False  # the last step of its batch
+    scores: list[list[float]] | None = None
+    weights: list[np.ndarray] | None = None
+    probabilities: list[np.ndarray] | None = None
+    lost: np.ndarray | None = None
 
 
 @dataclass(slots=True)
@@ -81,7 +94,9 @@ class Plan:
     """The steps of a workload over a trace, in order; iterating twice gives the same steps.
 
     `guess(rows, following)` is a predictor's hook (see policies/prediction/base.py): it turns the
-    routing of consecutive tokens into blobs to fetch after each layer.
+    routing of consecutive tokens into blobs to fetch after each layer. `rewrite(request)` is a gating policy's
+    (policies/gating/base.py); predictors see its routing. `carry` names what else of the router the steps hold:
+    "weights", "probabilities".
 
     >>> from traces import data_path, open_trace
     >>> trace = open_trace(data_path("gpt_oss_20b.parquet"))
@@ -98,8 +113,13 @@ class Plan:
         workload: Workload,
         seed: np.random.SeedSequence | None = None,
         guess: Forecast | None = None,
+        rewrite: Rewrite | None = None,
+        carry: Collection[str] = (),
     ) -> None:
         self.trace = trace
+        self._rewrite = rewrite
+        self._carry = carry
+        self._lost: dict[int, np.ndarray] = {}  # of the batch: id of a request's routing -> [tokens, layers, 2]
         self.workload = workload
         self.layers = len(trace.meta.layers)
         self.experts = trace.meta.num_experts
@@ -159,9 +179,10 @@ class Plan:
         prompts: list[RequestTrace] = []
         decodes: list[RequestTrace] = []
         slots: dict[int, int] = {}
+        self._lost.clear()
         for slot, served in enumerate(batch):
             slots[served.id] = slot
-            prompt, decode = self._binding.request(served)
+            prompt, decode = (self._rewritten(part) for part in self._binding.request(served))
             if prompt is not None:
                 prompts.append(prompt)
             if decode is not None:
@@ -180,6 +201,7 @@ class Plan:
         rows = [prompt.experts for prompt in prompts]
         contexts = [int(prompt.positions[-1]) + 1 for prompt in prompts]
         block = Block(True, [[len(r) for r in rows]], [contexts], [slots[prompt.id] for prompt in prompts])
+        guesses, scores = self._merged_guesses(prompts, [_first_decode(prompt, decodes) for prompt in prompts])
         return Step(
             batch=number,
             prefill=True,
@@ -187,10 +209,14 @@ class Plan:
             requests=[prompt.id for prompt in prompts],
             kv_tokens=block.kv_tokens[0],
             groups=self._merge(np.concatenate(rows)),
-            guesses=self._merged_guesses(prompts, [_first_decode(prompt, decodes) for prompt in prompts]),
+            guesses=guesses,
+            scores=scores,
             row=0,
             block=block,
             rows=rows,
+            weights=self._carried("weights", prompts, slice(None)),
+            probabilities=self._carried("probabilities", prompts, slice(None)),
+            lost=self._lost_in(prompts, slice(None)),
         )
 
     def _decode(self, number: int, requests: list[RequestTrace], slots: dict[int, int]) -> Iterator[Step]:
@@ -221,16 +247,24 @@ class Plan:
         block = Block(False, [[1] * len(running)] * (stop - start), contexts, [slots[i] for i in ids])
         alone = len(running) == 1
         for row in range(stop - start):
+            scored: list[list[float]] | None = None
             if alone:
                 groups: list[Group] = [
                     (layer if complete else [blob for blob in layer if blob >= 0], None) for layer in blobs[0][row]
                 ]
-                guessed = guesses[0][row] if guesses[0] is not None else None
+                guessed = guesses[0][0][row] if guesses[0] is not None else None
+                if guesses[0] is not None and guesses[0][1] is not None:
+                    scored = guesses[0][1][row]
             else:
                 groups = [_union(layers) for layers in zip(*(request[row] for request in blobs), strict=True)]
                 guessed = None
-                named = [request[row] for request in guesses if request is not None]
-                if named:
+                named = [request[0][row] for request in guesses if request is not None]
+                marks = [request[1][row] for request in guesses if request is not None and request[1] is not None]
+                if named and marks:
+                    layers = zip(zip(*named, strict=True), zip(*marks, strict=True), strict=True)
+                    pairs = [_best_scored(*both) for both in layers]
+                    guessed, scored = [blobs for blobs, _ in pairs], [scores for _, scores in pairs]
+                elif named:
                     guessed = [_most_named(layers) for layers in zip(*named, strict=True)]
             yield Step(
                 batch=number,
@@ -244,6 +278,10 @@ class Plan:
                 block=block,
                 rows=list(experts[:, row : row + 1]),
                 last=final and row == stop - start - 1,
+                scores=scored,
+                weights=self._carried("weights", running, slice(start + row, start + row + 1)),
+                probabilities=self._carried("probabilities", running, slice(start + row, start + row + 1)),
+                lost=self._lost_in(running, slice(start + row, start + row + 1)),
             )
 
     def _merge(self, experts: np.ndarray) -> list[Group]:
@@ -257,44 +295,90 @@ class Plan:
             groups.append(((unique[order] + layer * self.experts).tolist(), counts[order].tolist()))
         return groups
 
-    def _guesses(self, request: RequestTrace, start: int, stop: int) -> list[list[list[int]]] | None:
-        """Blobs to fetch after each layer of each token, as lists [tokens][layers][...]."""
+    def _rewritten(self, request: RequestTrace | None) -> RequestTrace | None:
+        """A request with the routing that a gating policy makes of it."""
+        if request is None or self._rewrite is None:
+            return request
+        experts, weights = self._rewrite(request)
+        if experts.shape != request.experts.shape or not ((experts >= -1) & (experts < self.experts)).all():
+            raise PlanError(
+                f"policy/gating rewrote routing {request.experts.shape} to {experts.shape}; expected the same shape,"
+                f" and experts from 0 to {self.experts - 1}, or -1."
+            )
+        before = request.weights if request.weights is not None else np.zeros(experts.shape)
+        lost = np.stack(lost_weight(request.experts, before, experts), axis=-1)
+        made = replace(request, experts=experts.astype(np.int16), weights=weights.astype(np.float32))
+        self._lost[id(made)] = lost
+        return made
+
+    def _lost_in(self, requests: Sequence[RequestTrace], rows: slice) -> np.ndarray | None:
+        """Gate weight lost by rewriting in these rows, [layers, 2]."""
+        if self._rewrite is None:
+            return None
+        return np.sum([self._lost[id(request)][rows].sum(axis=0) for request in requests], axis=0)
+
+    def _carried(self, part: str, requests: Sequence[RequestTrace], rows: slice) -> list[np.ndarray] | None:
+        """Weights or probabilities of these rows of each request, if the plan carries them and the trace has them."""
+        if part not in self._carry:
+            return None
+        arrays = [getattr(request, part) for request in requests]
+        return None if any(array is None for array in arrays) else [array[rows] for array in arrays]
+
+    def _guesses(
+        self, request: RequestTrace, start: int, stop: int
+    ) -> tuple[list[list[list[int]]], list[list[list[float]]] | None] | None:
+        """Blobs to fetch after each layer of each token, as lists [tokens][layers][...], and their scores."""
         if self._guess is None:
             return None
         rows = rows_of(request, slice(start, stop))
         following = request.experts[start + 1 : stop + 1]
         if len(following) < rows.tokens:
             following = np.concatenate([following, np.full_like(rows.experts[:1], -1)])
-        guessed = self._guess(rows, following)
+        guessed, scores = _scored(self._guess(rows, following))
         if guessed is None:
             return None
         lists: list[list[list[int]]] = guessed.tolist()
+        marks: list[list[list[float]]] | None = None if scores is None else scores.tolist()
         if (guessed < 0).any():
+            if marks is not None:
+                marks = [
+                    [
+                        [mark for mark, blob in zip(*layer, strict=True) if blob >= 0]
+                        for layer in zip(*token, strict=True)
+                    ]
+                    for token in zip(marks, lists, strict=True)
+                ]
             lists = [[[blob for blob in layer if blob >= 0] for layer in token] for token in lists]
-        return lists
+        return lists, marks
 
     def _merged_guesses(
         self, requests: Sequence[RequestTrace], following: Sequence[np.ndarray | None]
-    ) -> list[list[int]] | None:
-        """Guesses of a prefill, the most often named first."""
+    ) -> tuple[list[list[int]] | None, list[list[float]] | None]:
+        """Guesses of a prefill: those of the highest sum of scores first, without scores the most often named."""
         if self._guess is None:
-            return None
-        all_guesses = []
+            return None, None
+        all_guesses, all_scores = [], []
         for request, after in zip(requests, following, strict=True):
             follow = np.full_like(request.experts, -1)  # other tokens of the step run beside it, not after
             if after is not None:
                 follow[-1:] = after
-            guessed = self._guess(request, follow)
+            guessed, scores = _scored(self._guess(request, follow))
             if guessed is None:
-                return None
+                return None, None
             all_guesses.append(guessed)
-        guesses = np.concatenate(all_guesses)
-        merged = []
+            all_scores.append(np.ones(guessed.shape) if scores is None else scores)
+            with_scores = scores is not None
+        guesses, marks = np.concatenate(all_guesses), np.concatenate(all_scores)
+        merged, sums = [], []
         for layer in range(self.layers):
             ids = guesses[:, layer, :].ravel()
-            unique, position, counts = np.unique(ids[ids >= 0], return_index=True, return_counts=True)
-            merged.append(unique[np.lexsort((position, -counts))].tolist())
-        return merged
+            there = ids >= 0
+            unique, position, where = np.unique(ids[there], return_index=True, return_inverse=True)
+            total = np.bincount(where, weights=marks[:, layer, :].ravel()[there], minlength=len(unique))
+            order = np.lexsort((position, -total))
+            merged.append(unique[order].tolist())
+            sums.append(total[order].tolist())
+        return merged, sums if with_scores else None
 
 
 def _union(rows: tuple[list[int], ...]) -> Group:
@@ -315,6 +399,21 @@ def _most_named(rows: tuple[list[int], ...]) -> list[int]:
         for blob in ids:
             counts[blob] = counts.get(blob, 0) + 1
     return sorted(counts, key=lambda blob: -counts[blob])
+
+
+def _scored(guess: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What a predictor returned, as blobs and scores."""
+    return guess if isinstance(guess, tuple) else (guess, None)
+
+
+def _best_scored(rows: tuple[list[int], ...], marks: tuple[list[float], ...]) -> tuple[list[int], list[float]]:
+    """Blobs that several tokens' guesses name and the sums of their scores, the highest first."""
+    totals: dict[int, float] = {}
+    for ids, scores in zip(rows, marks, strict=True):
+        for blob, score in zip(ids, scores, strict=True):
+            totals[blob] = totals.get(blob, 0.0) + score
+    order = sorted(totals, key=lambda blob: -totals[blob])
+    return order, [totals[blob] for blob in order]
 
 
 def _first_decode(prompt: RequestTrace, decodes: list[RequestTrace]) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from simulator.engine.fabric import LANDED, Transfer
 
 if TYPE_CHECKING:
     from simulator.policies.cache.base import CachePolicy
+    from simulator.routing import Routing
 
 RESIDENT = True
 Slot = Transfer | bool | None  # in flight, resident, absent
@@ -28,10 +29,11 @@ class LayerView:
 
     group: running number of the (step, layer) being served; layer: ordinal of the MoE layer;
     prefill: whether the step processes a prompt; prefetching: whether `victims` is asked on behalf
-    of experts that are only expected to be needed.
+    of experts that are only expected to be needed; routing: what the router said, for a policy that `needs` or
+    `uses` it; layers: how many routed layers there are.
     """
 
-    __slots__ = ("_tier", "group", "layer", "prefetching", "prefill")
+    __slots__ = ("_tier", "group", "layer", "prefetching", "prefill", "routing")
 
     def __init__(self, tier: Tier) -> None:
         self._tier = tier
@@ -39,6 +41,17 @@ class LayerView:
         self.layer = -1
         self.prefill = False
         self.prefetching = False
+        self.routing: Routing | None = None
+
+    @property
+    def layers(self) -> int:
+        """Routed layers."""
+        return self._tier.layers
+
+    def layer_of(self, blob: int) -> int:
+        """Ordinal of the routed layer that a blob belongs to."""
+        tier = self._tier
+        return blob // (len(tier.slots) // len(tier.partitions)) % tier.layers
 
     def size_bytes(self, blob: int) -> int:
         """Size of a blob in bytes."""
@@ -46,14 +59,15 @@ class LayerView:
 
     def evictable(self, blob: int) -> bool:
         """False for what is not here, for blobs of the running layer, in flight, or fetched ahead of their layer."""
-        return blob not in self._tier.pins and self._tier.slots[blob] is not None
+        tier = self._tier
+        return blob not in tier.pins and tier.slots[blob] is not None and blob not in tier.staged
 
     def take_until(self, need_bytes: int, order: Iterable[int]) -> list[int]:
         """The first evictable blobs of `order` that together free `need_bytes`, or all there are."""
-        pins, sizes, slots = self._tier.pins, self._tier.sizes, self._tier.slots
+        pins, sizes, slots, staged = self._tier.pins, self._tier.sizes, self._tier.slots, self._tier.staged
         taken = []
         for blob in order:
-            if blob not in pins and slots[blob] is not None:
+            if blob not in pins and slots[blob] is not None and blob not in staged:
                 taken.append(blob)
                 need_bytes -= sizes[blob]
                 if need_bytes <= 0:
@@ -82,14 +96,25 @@ class Partition:
 class Tier:
     """The expert slots of one memory.
 
-    `sizes[blob]` in bytes, `partitions[layer]` the partition of each layer (one object for all
-    layers: a global budget).
+    `sizes[blob]` in bytes, `partitions[level * layers + layer]` the partition of each layer at each level of
+    precision (one object for all layers: a global budget). What was fetched ahead of its layer lies in
+    `staging`, if there is one, until the layer asks for it.
     """
 
-    def __init__(self, name: str, sizes: list[int], partitions: Sequence[Partition]) -> None:
+    def __init__(
+        self,
+        name: str,
+        sizes: list[int],
+        partitions: Sequence[Partition],
+        layers: int | None = None,
+        staging: Partition | None = None,
+    ) -> None:
         self.name = name
         self.sizes = sizes
         self.partitions = list(partitions)
+        self.layers = layers or len(self.partitions)
+        self.staging = staging
+        self.staged: dict[int, None] = {}  # oldest first
         self.slots: list[Slot] = [None] * len(sizes)
         self.pins: set[int] = set()
         self.view = LayerView(self)
@@ -100,20 +125,21 @@ class Tier:
     def look_up(self, blobs: Sequence[int]) -> tuple[Sequence[int], list[Transfer], list[int]]:
         """Split what a layer needs into resident blobs, transfers in flight, and missing blobs."""
         slots = self.slots
-        others = [blob for blob in blobs if slots[blob] is not RESIDENT]
-        if not others:
-            return blobs, [], []
+        hits: list[int] = []
         late: list[Transfer] = []
         misses: list[int] = []
-        for blob in others:
+        for blob in blobs:
             slot = slots[blob]
-            if slot is None:
+            if slot is RESIDENT:
+                hits.append(blob)
+            elif slot is None:
                 misses.append(blob)
             elif slot.state == LANDED:  # type: ignore[union-attr]
                 slots[blob] = RESIDENT
+                hits.append(blob)
             else:
                 late.append(slot)  # type: ignore[arg-type]
-        return [blob for blob in blobs if slots[blob] is RESIDENT], late, misses
+        return hits, late, misses
 
     def admit(self, partition: Partition, blobs: Sequence[int]) -> int:
         """Make room for as many of `blobs`, in order, as policy and pins allow; returns how many.
@@ -139,6 +165,34 @@ class Tier:
                 break
             count += 1
         return count
+
+    def admit_staged(self, blob: int) -> bool:
+        """Whether staging has room for a blob; what was fetched and not asked for is dropped for it, oldest first."""
+        assert self.staging is not None
+        if self.draining:
+            self._reap()
+        free = self.staging.capacity_bytes - self.staging.used_bytes
+        if free < self.sizes[blob]:
+            for old in [old for old in self.staged if old not in self.pins]:
+                free += self.sizes[old]
+                self.unstage(old)
+        return free >= self.sizes[blob]
+
+    def unstage(self, blob: int) -> None:
+        """Drop a blob that lies in staging."""
+        assert self.staging is not None
+        del self.staged[blob]
+        self.slots[blob] = None
+        self.staging.used_bytes -= self.sizes[blob]
+
+    def claim(self, partition: Partition, blob: int) -> None:
+        """A layer asks for a blob that was staged: it enters the cache, if there is room to be made."""
+        assert self.staging is not None
+        if self.admit(partition, (blob,)):
+            del self.staged[blob]
+            self.staging.used_bytes -= self.sizes[blob]
+            partition.reserve(self.sizes[blob])
+            partition.cache.on_insert((blob,), self.view)
 
     def occupy(self, partition: Partition, blob: int, slot: Slot) -> None:
         """Reserve the room of a blob: resident now, or in flight as the given transfer."""
@@ -170,7 +224,12 @@ class Tier:
         """A load was cancelled: its room frees when its running chunk has ended."""
         blob = transfer.blob
         self.slots[blob] = None
-        partition.cache.on_evict(blob)
+        if blob in self.staged:
+            assert self.staging is not None
+            del self.staged[blob]
+            partition = self.staging
+        else:
+            partition.cache.on_evict(blob)
         if transfer.landed_ps is None:
             self.draining.append((transfer, partition))
         else:
@@ -187,4 +246,5 @@ class Tier:
 
     def peak_bytes(self) -> int:
         """Sum of the partitions' high-water marks (bytes)."""
-        return sum({id(p): p.peak_bytes for p in self.partitions}.values())
+        staged = self.staging.peak_bytes if self.staging is not None else 0
+        return sum({id(p): p.peak_bytes for p in self.partitions}.values()) + staged

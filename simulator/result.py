@@ -12,11 +12,22 @@ from threadpoolctl import ThreadpoolController
 
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
-from simulator.engine import seconds
+from simulator.engine import PS_PER_S, seconds
 from simulator.runtime.loader import StagedLoader
+from simulator.runtime.record_log import RecordLog
 from simulator.runtime.worker import StepRecord
 from simulator.scenario import Scenario
-from simulator.tables import device_rows, layer_rows, link_rows, peak_bytes, request_rows, step_rows
+from simulator.tables import (
+    COUNTS,
+    LOST,
+    device_rows,
+    layer_rows,
+    link_rows,
+    lost_shares,
+    peak_bytes,
+    request_rows,
+    step_columns,
+)
 from simulator.unrecorded import facts, list_columns
 
 if TYPE_CHECKING:
@@ -88,7 +99,7 @@ class Result:
     # ---- tables
 
     @cached_property
-    def records(self) -> list[StepRecord]:
+    def records(self) -> RecordLog[StepRecord]:
         """Steps with the counts of all workers added; times and attribution of the whole."""
         return _merged(self.run)
 
@@ -103,7 +114,7 @@ class Result:
         """One row per step: latency, what was asked of the cache, and where the time went."""
         import pandas as pd
 
-        return pd.DataFrame(step_rows(self.records, self.warmup_batches))
+        return pd.DataFrame(step_columns(self.records, self.warmup_batches), copy=False)
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -120,10 +131,26 @@ class Result:
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """One row per phase and routed layer (warm-up included): hits, late, loads, on_cpu, hit_rate."""
+        """One row per phase and routed layer (warm-up included): hits, late, loads, on_cpu, hit_rate; and, where the
+        system changes what the router chose, shares of gate weight dropped, substituted, run at low precision."""
         import pandas as pd
 
-        return pd.DataFrame(layer_rows(self.run)).astype({"hit_rate": "float64"})
+        table = pd.DataFrame(layer_rows(self.run)).astype({"hit_rate": "float64"})
+        lost = self._lost
+        if lost is not None:  # rows are those of prefill, then those of decode
+            for name, shares in lost.items():
+                table[name] = np.concatenate([shares[1], shares[0]])
+        return table
+
+    @cached_property
+    def _lost(self) -> dict[str, np.ndarray] | None:
+        return lost_shares(self.run, self._tokens_by_phase)
+
+    @property
+    def _tokens_by_phase(self) -> tuple[int, int]:
+        """Decoded tokens and those of prompts, warm-up included."""
+        tokens, prefill = self.records.column("tokens"), self.records.column("prefill")
+        return int(tokens[~prefill].sum()), int(tokens[prefill].sum())
 
     @cached_property
     def experts(self) -> pd.DataFrame:
@@ -134,8 +161,10 @@ class Result:
         selections = np.zeros(len(self.run.layer_expert_bytes) * count, dtype=np.int64)
         for step in self.run.plan:
             for blobs, tokens in step.groups:
-                selections[blobs] += 1 if tokens is None else tokens
+                if blobs:  # a prompt that was cut may have no token in the last layer
+                    selections[blobs] += 1 if tokens is None else tokens
         loads = np.sum([worker.expert_loads for worker in self.run.workers], axis=0)
+        loads = loads.reshape(-1, len(selections)).sum(axis=0)  # over levels of precision
         layer, expert = np.divmod(np.arange(len(selections)), count)
         return pd.DataFrame({"layer": layer, "expert": expert, "selections": selections, "loads": loads})
 
@@ -168,52 +197,56 @@ class Result:
     @cached_property
     def attribution_ps(self) -> dict[str, int]:
         """Picoseconds on the critical path by cause, after warm-up; they sum to the steps' latencies exactly."""
-        totals: dict[str, int] = {}
-        for record in self._measured():
-            for name, value in record.waited_ps.items():
-                totals[name] = totals.get(name, 0) + value
-        return dict(sorted(totals.items()))
+        measured, waited = self._measured(), self.records.mapping("waited_ps")
+        return {name: int(ps[measured].sum()) for name, (ps, there) in waited.items() if there[measured].any()}
 
-    def _measured(self) -> list[StepRecord]:
-        return [record for record in self.records if record.batch >= self.warmup_batches]
+    def _measured(self) -> np.ndarray:
+        """Which steps are after the warm-up, bool [steps]."""
+        found: np.ndarray = self.records.column("batch") >= self.warmup_batches
+        return found
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Plain values for a table or JSON; warm-up is left out, None where something does not apply."""
-        measured = self._measured()
-        decode = [r for r in measured if not r.prefill]
-        prefill = [r for r in measured if r.prefill]
-        latencies = np.array([r.end_ps - r.start_ps for r in decode], dtype=np.float64) / 1e12
+        records, measured = self.records, self._measured()
+        prefill = measured & records.column("prefill")
+        decode = measured & ~prefill
+        latency_ps = records.column("end_ps") - records.column("start_ps")
+        latencies = latency_ps[decode] / PS_PER_S
         decode_s = float(latencies.sum())
-        prefill_s = seconds(sum(r.end_ps - r.start_ps for r in prefill))
-        decode_tokens = sum(r.tokens for r in decode)
+        prefill_s = seconds(int(latency_ps[prefill].sum()))
+
+        def total(name: str, steps: np.ndarray = measured) -> int:
+            return int(records.column(name)[steps].sum())
+
+        decode_tokens, prefill_tokens = total("tokens", decode), total("tokens", prefill)
         total_s = seconds(sum(self.attribution_ps.values()))
         rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
         energy = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
-        all_tokens = sum(r.tokens for r in self.records)
-        prefetches = sum(r.prefetches for r in measured)
+        all_tokens = int(records.column("tokens").sum())
+        prefetches = total("prefetches")
         return {
             "requests": len(rows),
-            "prefill_tokens": sum(r.tokens for r in prefill),
+            "prefill_tokens": prefill_tokens,
             "decode_tokens": decode_tokens,
             "duration_s": total_s,
             "ttft_mean_s": float(np.mean(ttfts)) if ttfts else None,
-            "tpot_mean_s": decode_s / len(decode) if decode else None,
-            "tpot_p50_s": float(np.percentile(latencies, 50)) if decode else None,
-            "tpot_p99_s": float(np.percentile(latencies, 99)) if decode else None,
-            "tokens_per_s": decode_tokens / decode_s if decode else None,
-            "prefill_tokens_per_s": sum(r.tokens for r in prefill) / prefill_s if prefill else None,
+            "tpot_mean_s": decode_s / len(latencies) if len(latencies) else None,
+            "tpot_p50_s": float(np.percentile(latencies, 50)) if len(latencies) else None,
+            "tpot_p99_s": float(np.percentile(latencies, 99)) if len(latencies) else None,
+            "tokens_per_s": decode_tokens / decode_s if len(latencies) else None,
+            "prefill_tokens_per_s": prefill_tokens / prefill_s if prefill.any() else None,
             "request_latency_mean_s": float(np.mean([r["latency_s"] for r in rows])),
-            "hit_rate": _hit_rate(measured),
-            "hit_rate_decode": _hit_rate(decode),
-            "hit_rate_prefill": _hit_rate(prefill),
+            "hit_rate": _share(records, "hits", measured),
+            "hit_rate_decode": _share(records, "hits", decode),
+            "hit_rate_prefill": _share(records, "hits", prefill),
             "host_hit_rate": _host_hit_rate(self.run),
-            "late_rate": _share(measured, "late"),
-            "on_cpu_rate": _share(measured, "on_cpu"),
-            "load_bytes": sum(r.load_bytes for r in measured),
-            "prefetch_bytes": sum(r.prefetch_bytes for r in measured),
-            "prefetch_useful_rate": sum(r.useful_prefetches for r in measured) / prefetches if prefetches else None,
+            "late_rate": _share(records, "late", measured),
+            "on_cpu_rate": _share(records, "on_cpu", measured),
+            "load_bytes": total("load_bytes"),
+            "prefetch_bytes": total("prefetch_bytes"),
+            "prefetch_useful_rate": total("useful_prefetches") / prefetches if prefetches else None,
             "attribution": {name: value / 1e12 / total_s for name, value in self.attribution_ps.items()}
             if total_s
             else {},
@@ -221,8 +254,19 @@ class Result:
             "memory_peak_bytes": max(peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
             "energy_j": energy,
             "energy_per_token_j": energy / all_tokens if all_tokens else None,
+            **self._quality(),
             **asdict(self.bounds),
             **_intervals(self.draws),
+        }
+
+    def _quality(self) -> dict[str, float | None]:
+        """Share of gate weight that did not run as the router chose; None where the system changes nothing."""
+        if self._lost is None:
+            return {f"{name}_share": None for name in LOST}
+        tokens = np.array(self._tokens_by_phase)
+        return {
+            f"{name}_share": float((shares.mean(axis=1) * tokens).sum() / tokens.sum())
+            for name, shares in self._lost.items()
         }
 
     @cached_property
@@ -258,9 +302,14 @@ class Result:
 
     def check(self) -> None:
         """Raise InvariantError unless the books balance (cheap; every run does it)."""
-        for record in self.records:
-            if sum(record.waited_ps.values()) != record.end_ps - record.start_ps:
-                raise InvariantError(f"step {record.number}: attribution does not sum to its latency.")
+        records = self.records
+        wrong = records.column("end_ps") - records.column("start_ps")
+        for waited_ps, _ in records.mapping("waited_ps").values():
+            wrong -= waited_ps
+        if wrong.any():
+            raise InvariantError(
+                f"step {records[int(np.flatnonzero(wrong)[0])].number}: attribution does not sum to its latency."
+            )
         for lane in self.run.fabric.lanes:
             moved = lane.delivered_bytes + lane.cancelled_bytes + lane.pending_bytes
             if lane.requested_bytes != moved:
@@ -273,18 +322,10 @@ class Result:
                     )
 
 
-def _merged(run: Run) -> list[StepRecord]:
+def _merged(run: Run) -> RecordLog[StepRecord]:
     first, *others = [worker.records for worker in run.workers]
-    for mine, *rest in zip(first, *others, strict=True):
-        for other in rest:
-            mine.hits += other.hits
-            mine.late += other.late
-            mine.loads += other.loads
-            mine.on_cpu += other.on_cpu
-            mine.load_bytes += other.load_bytes
-            mine.prefetches += other.prefetches
-            mine.prefetch_bytes += other.prefetch_bytes
-            mine.useful_prefetches += other.useful_prefetches
+    for other in others:
+        first.add(other, COUNTS)
     return first
 
 
@@ -298,9 +339,11 @@ def _intervals(draws: list[dict[str, Any]]) -> dict[str, float | None]:
     return found
 
 
-def _share(records: list[StepRecord], name: str) -> float | None:
-    total = sum(r.hits + r.late + r.loads + r.on_cpu for r in records)
-    return sum(getattr(r, name) for r in records) / total if total else None
+def _share(records: RecordLog[StepRecord], name: str, steps: np.ndarray) -> float | None:
+    """Of what the given steps (bool [steps]) asked for, the share that `name` counts."""
+    asked = {kind: int(records.column(kind)[steps].sum()) for kind in ("hits", "late", "loads", "on_cpu")}
+    total = sum(asked.values())
+    return asked[name] / total if total else None
 
 
 def _host_hit_rate(run: Run) -> float | None:
@@ -309,7 +352,3 @@ def _host_hit_rate(run: Run) -> float | None:
     hits = sum(loader.host_hits for loader in staged)
     total = hits + sum(loader.host_misses for loader in staged)
     return hits / total if total else None
-
-
-def _hit_rate(records: list[StepRecord]) -> float | None:
-    return _share(records, "hits")

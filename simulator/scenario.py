@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 from hwmodels import Platform
 from simulator.model import ModelSpec
 from simulator.plan import Workload
+from simulator.policies.attention.base import AttentionPolicy
+from simulator.policies.attention.worker import OnWorker
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.gating.base import GatingPolicy
+from simulator.policies.gating.routed import AsRouted
 from simulator.policies.pipeline.base import PipelinePolicy
 from simulator.policies.placement.base import PlacementPolicy
+from simulator.policies.precision.base import PrecisionPolicy
+from simulator.policies.precision.stored import AsStored
 from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.policies.slots.base import SlotsPolicy
@@ -34,6 +40,9 @@ class System:
     prefetch: Callable[[], PrefetchPolicy]
     execution: Callable[[], ExecutionPolicy]
     pipeline: Callable[[], PipelinePolicy]
+    gating: Callable[[], GatingPolicy] = AsRouted
+    precision: Callable[[], PrecisionPolicy] = AsStored
+    attention: Callable[[], AttentionPolicy] = OnWorker
     name: str = "custom"
 
     def _repr_html_(self) -> str:
@@ -49,7 +58,8 @@ class Settings:
     cache_bytes: expert budget of each worker (None: what its memory leaves after dense weights,
     KV cache and workspace); host_cache_bytes: expert budget of host memory when home is an SSD
     (None: three quarters of it); workspace_bytes: activations and runtime, per worker; chunk_bytes:
-    grain at which copies can be displaced or cancelled; io_threads: SSD reads at once; pinned: whether host
+    grain at which copies can be displaced or cancelled; io_threads: SSD reads at once; framework_layer_s: what
+    the software around the kernels adds to every routed layer of a step; pinned: whether host
     memory is page-locked (else copies are staged, see Link.pageable_efficiency); seed: of
     every random draw; stepwise: an event for every operation (slow, same result); timeline: keep
     compute and transfers for a Chrome trace; timeline_requests: of how many requests, spread evenly over
@@ -62,6 +72,7 @@ class Settings:
     workspace_bytes: int = 512 * 2**20
     chunk_bytes: int = 2**20
     io_threads: int = 4
+    framework_layer_s: float = 0.0
     pinned: bool = True
     seed: int = 0
     stepwise: bool = False

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from simulator.build import Run
-from simulator.engine import seconds
+from simulator.engine import PS_PER_S, seconds
+from simulator.runtime.record_log import RecordLog
 from simulator.runtime.worker import StepRecord
 
-
-def step_rows(records: list[StepRecord], warmup_batches: int) -> list[dict[str, Any]]:
-    """A row for each step: latency, what was asked of the cache, and where the time went."""
-    categories = sorted({name for record in records for name in record.waited_ps})
-    rows: list[dict[str, Any]] = []
-    for r in records:
-        row: dict[str, Any] = {
-            "step": r.number,
-            "batch": r.batch,
-            "phase": "prefill" if r.prefill else "decode",
-            "warmup": r.batch < warmup_batches,
-            "requests": len(r.requests),
-            "tokens": r.tokens,
-            "context_tokens": sum(r.kv_tokens),
-            "start_s": seconds(r.start_ps),
-            "latency_s": seconds(r.end_ps - r.start_ps),
-            "hits": r.hits,
-            "late": r.late,
-            "loads": r.loads,
-            "on_cpu": r.on_cpu,
-            "load_bytes": r.load_bytes,
-            "prefetches": r.prefetches,
-            "useful_prefetches": r.useful_prefetches,
-            "prefetch_bytes": r.prefetch_bytes,
-        }
-        for name in categories:
-            row[f"attributed_{name}_s"] = seconds(r.waited_ps.get(name, 0))
-        rows.append(row)
-    return rows
+LOST = ("dropped_weight", "substituted_weight", "low_precision_weight")
+PHASES = np.array(["prefill", "decode"], dtype=object)
+COUNTS = ("hits", "late", "loads", "on_cpu", "load_bytes", "prefetches", "useful_prefetches", "prefetch_bytes")
 
 
-def request_rows(records: list[StepRecord], warmup_batches: int) -> list[dict[str, Any]]:
+def step_columns(records: RecordLog[StepRecord], warmup_batches: int) -> dict[str, np.ndarray]:
+    """For each step: latency, what was asked of the cache, and where the time went."""
+    batch, start_ps, end_ps = (records.column(name) for name in ("batch", "start_ps", "end_ps"))
+    return {
+        "step": records.column("number"),
+        "batch": batch,
+        "phase": np.where(records.column("prefill"), PHASES[0], PHASES[1]),
+        "warmup": batch < warmup_batches,
+        "requests": records.lengths("requests"),
+        "tokens": records.column("tokens"),
+        "context_tokens": records.sums("kv_tokens"),
+        "start_s": start_ps / PS_PER_S,
+        "latency_s": (end_ps - start_ps) / PS_PER_S,
+        **{name: records.column(name) for name in COUNTS},
+        **{
+            f"attributed_{name}_s": waited_ps / PS_PER_S
+            for name, (waited_ps, _) in records.mapping("waited_ps").items()
+        },
+    }
+
+
+def request_rows(records: Iterable[StepRecord], warmup_batches: int) -> list[dict[str, Any]]:
     """A row for each request. Missing: ttft_s without prompt routing, hits and accesses in batches."""
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for record in records:
@@ -107,6 +106,26 @@ def layer_rows(run: Run) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def lost_shares(run: Run, tokens: tuple[int, int]) -> dict[str, np.ndarray] | None:
+    """Share of gate weight that did not run as the router chose: [phase, layer], phase 0 decode, 1 prefill.
+
+    dropped: of experts that did not run; substituted: for which others ran; low_precision: of experts run below the
+    best precision. `tokens`: decoded, and of prompts. None where the system changes nothing. Warm-up included.
+    """
+    worker = run.workers[0]
+    layers = len(run.layer_expert_bytes)
+    if worker.adapter is None and all(part is None for part in worker.rewritten):
+        return None
+    lost = np.zeros((2, layers, 3))
+    for phase, part in enumerate(worker.rewritten):
+        if part is not None:
+            lost[phase, :, :2] += part
+    if worker.adapter is not None:
+        lost += np.array(worker.adapter.lost)
+    shares = lost / np.maximum(np.array(tokens, dtype=np.float64), 1)[:, None, None]
+    return {name: shares[:, :, n] for n, name in enumerate(LOST)}
 
 
 def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:

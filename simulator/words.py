@@ -18,6 +18,8 @@ CAUSES = {
     "management": "cache management",
 }
 
+LOST = (("dropped", "dropped"), ("substituted", "substituted"), ("low_precision", "at low precision"))
+
 
 def seconds(value: float) -> str:
     """A duration with a fitting unit and three digits: 1.23 s, 19.5 ms, 4.00 us."""
@@ -61,6 +63,9 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     rate = percent(s["hit_rate"])
     extra = [f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "on CPU")) if s[key]]
     rows.append(("hit rate", ", ".join([rate, *extra])))
+    changed = [(s.get(f"{name}_weight_share"), what) for name, what in LOST]
+    if any(share is not None for share, _ in changed):
+        rows.append(("gate weight", ", ".join(f"{share:.1%} {what}" for share, what in changed if share is not None)))
     rows.append(("time went to", time_shares(s["attribution"])))
     loaded = f"{size(s['load_bytes'])} on demand"
     if s["prefetch_bytes"]:

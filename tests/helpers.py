@@ -171,6 +171,7 @@ def tiny_trace(
     prompts: Sequence[int] | None = None,
     guesses: bool = False,
     expert_bytes: tuple[int, ...] | None = None,
+    weights: Sequence[Any] | None = None,
 ) -> Trace:
     """A trace from [request][token][layer][slot] expert ids; the first `prompts[i]` tokens of request i are prompt.
 
@@ -187,6 +188,7 @@ def tiny_trace(
         guess_distances=int(guesses),
         guess_width=top_k if guesses else 0,
         expert_bytes=expert_bytes,
+        has_weights=weights is not None,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.parquet"
@@ -201,6 +203,7 @@ def tiny_trace(
                         phases=(np.arange(tokens) >= (prompts[number] if prompts else 0)).astype(np.int8),
                         experts=ids,
                         guesses=ahead if guesses else None,
+                        weights=np.array(weights[number], dtype=np.float32) if weights is not None else None,
                     )
                 )
         trace = open_trace(path)

@@ -55,8 +55,8 @@ of ours}}` says otherwise, or names what is one's own. The CSV keeps names and n
 runs differ in more than what a figure draws, the label says in what, or the figure is refused with the column's name.
 
 With `--from FOLDER`, which may be repeated, the figure is drawn from runs and sweeps that are there already and
-nothing is run. Kinds that need steps, loads of experts or a configuration take the folders of runs; a timeline needs
-a run in memory.
+nothing is run; `--where platform=rtx_3060`, which may be repeated too, keeps those of its points. Kinds that need
+steps, loads of experts or a configuration take the folders of runs; a timeline needs a run in memory.
 
 ```sh
 moesim sweep name=mine policy/cache=lru,lfu,s3fifo cache_gib=2,4 workload.requests=10

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.policy import source_digest
-from experiments.run import trace_of
-from traces import TraceError, data_path
+from experiments.run import trace_of, trace_path
+from traces import TraceError
 from traces.workloads import open_requests
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +47,7 @@ def trace_digest(config: dict[str, Any]) -> str:
 def trace_content(config: dict[str, Any]) -> str:
     """SHA-256 of the trace's file as it is now, which a digest in its metadata need not match after an edit."""
     try:
-        path = data_path(config["trace"]["path"])
+        path = trace_path(config["trace"])
         stat = path.stat()
         return _file_digest(path, stat.st_mtime_ns, stat.st_size)
     except (TraceError, OSError):

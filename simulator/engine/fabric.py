@@ -213,15 +213,16 @@ class Fabric:
             total += transfer.size_bytes
         lane.requested_bytes += total
         lane.transfers += len(transfers)
-        busy = len(lane.active) >= lane.width
+        width = lane.width
+        busy = len(lane.active) >= width
         if transfers and transfers[0].urgent:
             lane.demand.extend(transfers)
             if busy:
-                for _ in transfers if lane.width > 1 else (0,):
+                for _ in transfers if width > 1 else (0,):
                     self._displace(lane, now_ps)
         else:
             lane.background.extend(transfers)
-        while len(lane.active) < lane.width and (lane.demand or lane.background):
+        while len(lane.active) < width and (lane.demand or lane.background):
             self._start(lane, now_ps)
         if self._sleepers:
             self._arm()

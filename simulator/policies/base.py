@@ -25,7 +25,9 @@ class PolicyContext:
     partition a cache policy rules, 0 for other roles; guess_distances: how many layers ahead the
     trace holds look-ahead guesses; rng: this component's own generator;
     training: requests of the trace that the run does not serve, for policies that learn offline;
-    future: the groups of blobs that will be asked for, in order, for clairvoyant policies only.
+    future: the groups of blobs that will be asked for, in order, for clairvoyant policies only;
+    levels: of precision; with several, a blob is (level * layers + layer) * experts + expert;
+    layer_bytes: of one expert of each routed layer as the model stores it.
     """
 
     layers: int
@@ -37,18 +39,27 @@ class PolicyContext:
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     training: Callable[[], Iterator[RequestTrace]] = _no_requests
     future: Callable[[], Iterator[list[int]]] = field(default=lambda: iter(()))
+    levels: int = 1
+    layer_bytes: list[int] = field(default_factory=list)
 
     def popularity(self) -> np.ndarray:
-        """Selections of every blob in the training requests, int64 [layers * experts]."""
+        """Selections of every blob in the training requests, int64 [levels * layers * experts]; equal at all levels."""
         counts = np.zeros(self.layers * self.experts, dtype=np.int64)
         offsets = np.arange(self.layers)[None, :, None] * self.experts
         for request in self.training():
             ids = (request.experts + offsets)[request.experts >= 0]
             counts += np.bincount(ids, minlength=len(counts))
-        return counts
+        return np.tile(counts, self.levels)
+
+    def layer_of(self, blob: int) -> int:
+        """Ordinal of the routed layer that a blob belongs to."""
+        return blob // self.experts % self.layers
 
 
-COMPONENTS = ("plan", "prediction", "placement", "slots", "host_cache", "execution", "prefetch", "cache")
+COMPONENTS = (
+    *("plan", "prediction", "placement", "slots", "host_cache", "execution", "prefetch", "cache"),
+    *("gating", "precision", "attention"),
+)
 
 
 def component_seed(seed: int, component: str, child: int = 0) -> np.random.SeedSequence:
@@ -57,7 +68,14 @@ def component_seed(seed: int, component: str, child: int = 0) -> np.random.SeedS
 
 
 class Policy:
-    """Base of all roles. `bind` is called once, before the run."""
+    """Base of all roles. `bind` is called once, before the run.
+
+    needs, uses   what it sees of the router during the run: "weights", "probabilities". A run whose trace
+                  lacks what a policy needs is refused; what it merely uses may be missing.
+    """
+
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def bind(self, context: PolicyContext) -> None:
         """Take what is needed from the context; the default needs nothing."""

@@ -139,6 +139,21 @@ class DenseCosts:
         return sum((_parts_s(work, self._device, self._ideal) for work in works), np.zeros(3))
 
 
+class HostedDense:
+    """Dense costs of a worker, but those of the host CPU for some routed layers (`on_host`, one flag for each)."""
+
+    def __init__(self, worker: DenseCosts, host: DenseCosts, on_host: Sequence[bool]) -> None:
+        self._worker, self._host, self._on_host = worker, host, (*on_host, False)
+
+    def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
+        """As `DenseCosts.table`."""
+        both = zip(self._worker.table(block, mine), self._host.table(block, mine), strict=True)
+        return [
+            tuple(there if hosted else here for here, there, hosted in zip(*rows, self._on_host, strict=True))
+            for rows in both
+        ]
+
+
 def _joined(work: Work) -> Work:
     """Attention of the requests of a step in one launch, from that of each, [steps, requests].
 

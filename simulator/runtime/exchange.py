@@ -75,6 +75,14 @@ class Exchange:
             guesses = [[blob for blob in row if owner[blob] == rank] for row in guesses]
         return groups, guesses
 
+    def own_scores(self, rank: int, step: Step) -> list[list[float]] | None:
+        """Scores beside the guesses of a step, reduced like these to the experts that worker `rank` owns."""
+        if step.scores is None or step.guesses is None:
+            return None
+        owner = self._blob_owner
+        both = zip(step.guesses, step.scores, strict=True)
+        return [[s for blob, s in zip(*row, strict=True) if owner[blob] == rank] for row in both]
+
     def message_bytes(self, number: int, step: Step) -> list[list[list[int]]]:
         """Bytes of activations [layer][src][dst] from worker to worker in step `number`, own excluded."""
         sizes = self._message_bytes.get(number)

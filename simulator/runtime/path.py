@@ -79,18 +79,16 @@ class Path:
 
     def totals(self) -> dict[str, int]:
         """Picoseconds per category; they sum to the step's duration."""
-        launch = memory = compute = 0
         totals: dict[str, int] = {}
+        work: list[tuple[int, int, int]] = []  # on the lane itself
         begin = self.start_ps
         for end, part in zip(self.ends, self.parts, strict=True):
             if part.__class__ is str:
                 totals[part] = totals.get(part, 0) + end - begin
             else:
-                launch += part[0]  # type: ignore[operator]
-                memory += part[1]  # type: ignore[operator]
-                compute += part[2]  # type: ignore[operator]
+                work.append(part)  # type: ignore[arg-type]
             begin = end
-        for name, value in zip(self.names, (launch, memory, compute), strict=True):
-            if value:
+        for name, values in zip(self.names, zip(*work, strict=True), strict=False):  # none if there was no work
+            if value := sum(values):
                 totals[name] = value
         return totals

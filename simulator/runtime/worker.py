@@ -8,16 +8,22 @@ from typing import Any
 
 from simpy.events import Event
 
-from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Lane, Stream, Transfer
+from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Stream, Transfer
+from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
 from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Op, Task
 from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.residency import Partition, PolicyError, Tier
-from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
+from simulator.routing import Routing
+from simulator.runtime.adapt import Adapter
+from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense, Parts
+from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
 from simulator.runtime.path import Path
+from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
 
 DENSE, EXPERTS, COMBINE, TAIL = Op.DENSE, Op.EXPERTS, Op.COMBINE, Op.TAIL
@@ -59,7 +65,8 @@ class Worker(Stream):
 
     `groups_of(step)` and `guesses_of(step)` give the experts this worker owns; `tasks` its part of
     the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram"). `management` is
-    what its cache costs: ps per look-up of a layer and ps per evicted byte.
+    what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
+    adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Worker(Stream):
         tasks: Sequence[Task],
         tier: Tier,
         loader: Loader,
-        dense: DenseCosts,
+        dense: DenseCosts | HostedDense,
         expert_costs: ExpertCosts,
         prefetch: PrefetchPolicy,
         execution: ExecutionPolicy,
@@ -82,22 +89,27 @@ class Worker(Stream):
         exchange: Exchange | None = None,
         recorder: Recorder | None = None,
         management: tuple[int, float] = (0, 0.0),
+        framework_ps: int = 0,
+        adapter: Adapter | None = None,
+        routing: Routing | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
         self.steps = steps
         self.tier = tier
         self.loader = loader
-        self.records: list[StepRecord] = []
+        self.records = RecordLog(StepRecord)
         self.expert_loads = [0] * len(tier.slots)
-        layers = len(tier.partitions)
+        layers = tier.layers
         self.layer_counts = [[[0] * 4 for _ in range(layers)] for _ in range(2)]  # [prefill][layer]: hits ... on_cpu
         self.busy_ps = 0
         self.path = Path(("overhead", memory_name, "compute"))
         self._chain = [(task.op, task.layer, task.after, task.id) for task in tasks]
         self._dense = dense
         self._costs = expert_costs
-        self._single = expert_costs.single(len(tier.slots) // layers)
+        self._experts_per_layer = len(tier.slots) // len(tier.partitions)
+        self._levels = len(tier.partitions) // layers
+        self._single = expert_costs.single(self._experts_per_layer)
         self._prefetch = prefetch
         self._execution = execution
         self._cpu = cpu
@@ -107,8 +119,15 @@ class Worker(Stream):
         self._management = management if any(management) else None
         self._evicted_bytes = 0  # of which the time has been spent
         self._fetched_ahead: list[list[Transfer]] = [[] for _ in range(layers)]
-        self._experts_per_layer = len(tier.slots) // layers
-        self._layer_bytes = tier.sizes[:: self._experts_per_layer]
+        self.rewritten: list[Any] = [None, None]  # [prefill]: gate weight that rewriting lost, [layers, 2]
+        self._framework_ps = framework_ps
+        self.adapter = adapter
+        self._routing = routing
+        tier.view.routing = routing
+        self._splits = not isinstance(execution, FetchToGpu)
+        self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
+        cpu_ps = cpu.runs_ps if cpu is not None else None
+        self._work = LayerWork(tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps)
 
     @property
     def uses_cpu(self) -> bool:
@@ -125,6 +144,8 @@ class Worker(Stream):
                 block = step.block
                 mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
                 table = self._dense.table(block, mine)
+                if self._framework_ps:
+                    table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
             t = yield from self._step(number, step, table[step.row], t)
 
     def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
@@ -135,9 +156,17 @@ class Worker(Stream):
         record = self.record = StepRecord(
             number, step.batch, step.prefill, step.tokens, step.requests, step.kv_tokens, t, last=step.last
         )
-        groups, guesses = step.groups, step.guesses
+        groups, guesses, scores = step.groups, step.guesses, step.scores
+        if self._routing is not None:
+            self._routing.begin(step)
+        if step.lost is not None:
+            so_far = self.rewritten[step.prefill]
+            self.rewritten[step.prefill] = step.lost if so_far is None else so_far + step.lost
+        self._work.prefill = step.prefill
+        self._work.scores = None
         if exchange is not None:
             groups, guesses = exchange.own(self.rank, step)
+            scores = exchange.own_scores(self.rank, step)
         tier.view.prefill = step.prefill
         nothing: Sequence[int] = ()
         busy, busy_before_ps, evicted_before_bytes = 0, self.busy_ps, tier.evicted_bytes
@@ -146,6 +175,8 @@ class Worker(Stream):
                 assert exchange is not None
                 t = yield from exchange.gather(self, (number, after), t)
             if op is EXPERTS:
+                if scores is not None:
+                    self._work.scores = scores[layer]
                 t = yield from self._experts(layer, groups[layer], guesses[layer] if guesses else nothing, t)
             elif op is DENSE or op is TAIL:
                 duration, split = dense[layer]
@@ -185,9 +216,17 @@ class Worker(Stream):
             fabric.advance(t)
         blobs, counts = group
         tokens = dict(zip(blobs, counts, strict=True)) if counts is not None else None
-        partition, pins, view = tier.partitions[layer], tier.pins, tier.view
+        if self.adapter is not None:
+            blobs, tokens = self.adapter.blobs(layer, record.prefill, group)
+            self.adapter.expect(guesses)
+            if self._levels > 1:
+                guesses = [self.adapter.home[blob] for blob in guesses]
+        pins, view = tier.pins, tier.view
         view.group += 1
         view.layer = layer
+        if guesses and self._hearing:
+            for cache in self._hearing:
+                cache.on_forecast(guesses, self._work.scores, view)
         counters = self.layer_counts[record.prefill][layer]
         mark = len(path.ends)  # the path as it is when this layer submits its loads
         hits, late, misses = tier.look_up(blobs)
@@ -197,46 +236,67 @@ class Worker(Stream):
             pins.update(blobs)
             if fetched:
                 self._settle(layer, blobs, t)
+        if tier.staged:
+            for blob in blobs:
+                if blob in tier.staged:
+                    pins.update(blobs)
+                    pinned = True
+                    tier.claim(tier.partitions[blob // self._experts_per_layer], blob)
         arriving: list[Transfer] = late
         waiting: Sequence[int] = ()  # loads without room yet
         on_cpu: list[Transfer] = []
-        if misses:
+        extra: Sequence[int] = ()  # loaded though no token needs them
+        if misses or (self._splits and self._execution.always and blobs):
             loads: Sequence[int] = misses
-            elsewhere: Sequence[int] = ()
-            if self._cpu is not None:
-                loads, elsewhere = self._execution.split(misses, tokens or dict.fromkeys(blobs, 1))
-                on_cpu = [self._cpu.submit(layer, blob, tokens[blob] if tokens else 1, t) for blob in elsewhere]
+            here = blobs
+            if self._splits:
+                if tokens is None:
+                    tokens = dict.fromkeys(blobs, 1)
+                loads, hits, on_cpu = self._split(layer, blobs, tokens, hits, misses, t)
                 record.on_cpu += len(on_cpu)
                 counters[3] += len(on_cpu)
-            if self._prefetch.promotes:
+                elsewhere = {work.blob for work in on_cpu}
+                here = [blob for blob in blobs if blob not in elsewhere]
+                extra = [blob for blob in loads if blob not in tokens]
+                if extra:
+                    pins.update(extra)
+                    late = late + self._coming(layer, extra)
+                    loads = [blob for blob in loads if tier.slots[blob] is None]
+                pinned = True
+            if late and self._prefetch.promotes:
                 for transfer in late:
                     if transfer.state == ACTIVE:  # what already flows is not displaced by its own layer
                         fabric.promote(transfer, t)
-            here = [blob for blob in blobs if blob not in elsewhere] if elsewhere else blobs
-            partition.cache.on_layer(tuple(here), tuple(loads), view)
+            self._tell(layer, (*here, *extra), loads)
+            arriving = late
             if loads:
-                admitted = tier.admit(partition, loads)
-                waiting = loads[admitted:]
-                arriving = late + self._load(partition, loads[:admitted] if waiting else loads, t)
-                record.loads += len(loads)
-                record.load_bytes += len(loads) * self._layer_bytes[layer]
-                counters[2] += len(loads)
+                loaded, waiting = self._load(layer, loads, t)
+                arriving = late + loaded
+                asked = sum(blob in tokens for blob in loads) if extra else len(loads)  # type: ignore[operator]
+                record.loads += asked
+                counters[2] += asked
         elif blobs:
-            partition.cache.on_layer(tuple(blobs), (), view)
+            self._tell(layer, blobs, ())
         if late:
             if self._prefetch.promotes:
                 for transfer in late:
                     fabric.promote(transfer, t)
-            record.late += len(late)
-            counters[1] += len(late)
+            asked = sum(tr.blob in tokens for tr in late) if extra else len(late)  # type: ignore[operator]
+            record.late += asked
+            counters[1] += asked
         if guesses:
             slots = tier.slots
-            expected = [blob for blob in guesses if slots[blob] is None]
+            expected = []
+            for blob in guesses:
+                if slots[blob] is None:
+                    expected.append(blob)
             if expected:
                 if not pinned:
                     pinned = True
                     pins.update(blobs)
-                self._fetch_ahead(expected, t)
+                self._fetch_ahead(layer, expected, guesses, blobs, tokens, t)
+            if self._execution.precomputes:
+                self._compute_ahead(guesses, t)
 
         begin = t
         ends, parts = path.ends, path.parts
@@ -249,11 +309,11 @@ class Worker(Stream):
             counters[0] += found
             if tokens is None:
                 duration, split = self._single[layer][found]
+                t += duration
+                ends.append(t)
+                parts.append(split)
             else:
-                duration, split = self._costs.together(layer, [tokens[blob] for blob in hits])
-            t += duration
-            ends.append(t)
-            parts.append(split)
+                t = self._run(hits, tokens, t)
         if recorder is not None:
             recorder.asked(self.name, (*arriving[len(late) :], *on_cpu), begin)
             recorder.asked_ahead(self.name, (transfer for row in self._fetched_ahead for transfer in row), begin)
@@ -287,7 +347,10 @@ class Worker(Stream):
                         ends.append(t)
                         parts.append(transfer.lane.category)  # type: ignore[union-attr]
                 if tokens is not None:
-                    duration, split = self._costs.together(layer, (tokens[transfer.blob],))
+                    if transfer.blob in extra:
+                        continue
+                    row = transfer.blob // self._experts_per_layer
+                    duration, split = self._costs.together(row, (tokens[transfer.blob],))
                 t += duration
                 busy += duration
                 ends.append(t)
@@ -296,10 +359,11 @@ class Worker(Stream):
                 lasts = [self._lasts_ps(layer, transfer.blob, tokens) for transfer in arriving]
                 recorder.ran_loaded(self.name, layer, arriving, lasts, ready)
         self.busy_ps += busy
-        if on_cpu:
+        if on_cpu or (self._cpu is not None and self._cpu.deferred):
             t = yield from self._join_cpu(layer, on_cpu, tokens, t)
         if pinned:
             pins.difference_update(blobs)
+            pins.difference_update(extra)
             if self._fetched_ahead[layer]:  # fetched already for the next time this layer runs
                 pins.update(transfer.blob for transfer in self._fetched_ahead[layer])
         return t
@@ -317,43 +381,157 @@ class Worker(Stream):
             self.recording.ran(self.name, f"cache {layer}", (t, t + spent), "management", layer)
         return t + spent
 
-    def _load(self, partition: Partition, blobs: Sequence[int], t: int) -> list[Transfer]:
-        transfers = self.loader.load(partition, blobs, t, True)
-        loads = self.expert_loads
-        for blob in blobs:
-            loads[blob] += 1
-        return transfers
+    def _with_framework(self, part: Parts) -> Parts:
+        total, (launch, memory, compute) = part
+        return total + self._framework_ps, (launch + self._framework_ps, memory, compute)
 
-    def _run(self, layer: int, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
-        """Run experts that are here as one launch; returns when it ends."""
-        if tokens is None:
-            duration, split = self._single[layer][len(blobs)]
+    def _tell(self, layer: int, blobs: Sequence[int], loads: Sequence[int]) -> None:
+        """Tell the caches what the layer uses from this memory."""
+        tier = self.tier
+        if tier.staged:  # what found no room in its cache runs from where it was staged
+            blobs = [blob for blob in blobs if blob not in tier.staged]
+        if self._levels == 1:
+            tier.partitions[layer].cache.on_layer(tuple(blobs), tuple(loads), tier.view)
+            return
+        for partition in {id(p): p for p in tier.partitions[layer :: tier.layers]}.values():
+            own, new = ([blob for blob in some if self._partition(blob) is partition] for some in (blobs, loads))
+            if own:
+                partition.cache.on_layer(tuple(own), tuple(new), tier.view)
+
+    def _partition(self, blob: int) -> Partition:
+        return self.tier.partitions[blob // self._experts_per_layer]
+
+    def _load(self, layer: int, blobs: Sequence[int], t: int) -> tuple[list[Transfer], Sequence[int]]:
+        """Load what there is room for, in order. Returns the transfers, and the blobs that have to wait."""
+        tier, partition, transfers = self.tier, self.tier.partitions[layer], []
+        left = blobs
+        while left:
+            some = left
+            if self._levels > 1:  # as many as lie in one partition
+                partition = self._partition(left[0])
+                others = (n for n, blob in enumerate(left) if self._partition(blob) is not partition)
+                some = left[: next(others, len(left))]
+            admitted = tier.admit(partition, some)
+            whole = admitted == len(some)
+            if admitted:
+                transfers += self.loader.load(partition, some if whole else some[:admitted], t, True)
+            left = left[admitted:]
+            if not whole:
+                break
+        loads, sizes, record = self.expert_loads, tier.sizes, self.record
+        for transfer in transfers:
+            loads[transfer.blob] += 1
+            record.load_bytes += sizes[transfer.blob]
+        return transfers, left
+
+    def _split(
+        self,
+        layer: int,
+        blobs: Sequence[int],
+        tokens: dict[int, int],
+        hits: Sequence[int],
+        misses: Sequence[int],
+        t: int,
+    ) -> tuple[Sequence[int], Sequence[int], list[Transfer]]:
+        """Ask `execution`. Returns what to load, what to run here at once, and what runs on the host CPU."""
+        cpu, policy = self._cpu, self._execution
+        begun: list[Transfer] = []
+        if cpu is not None and cpu.early:
+            begun = [cpu.early.pop(blob) for blob in misses if blob in cpu.early]
+            misses = [blob for blob in misses if all(blob != work.blob for work in begun)]
+            for blob in [blob for blob in cpu.early if self._work.layer_of(blob) == layer]:
+                del cpu.early[blob]  # begun in vain
+        if not misses and not policy.always:
+            return (), hits, begun
+        work = self._work
+        work.layer, work.blobs, work.tokens, work.hits, work.misses = layer, blobs, tokens, hits, misses
+        fetch, on_cpu, deferred = policy.split(work)
+        named = (*fetch, *on_cpu)
+        if len(set(named)) < len(named) or not set(misses) <= set(named) or not set(on_cpu) <= set(tokens):
+            raise PolicyError(
+                f"policy/execution {type(policy).__name__} fetches {list(fetch)} and runs {list(on_cpu)} on the CPU in"
+                f" layer {layer}; expected every missing expert of {list(misses)} once, and for the CPU only experts"
+                " that are asked for."
+            )
+        if on_cpu:
+            if cpu is None:
+                raise PolicyError(f"policy/execution {type(policy).__name__} names the CPU without `uses_cpu`.")
+            hits = [blob for blob in hits if blob not in on_cpu]
+            last = layer == self.tier.layers - 1
+            for blob in on_cpu:
+                job = cpu.submit(blob, tokens[blob], t)
+                if blob in deferred and not last:
+                    cpu.deferring.append((job, tokens[blob]))
+                begun.append(job)
+        return fetch, hits, begun
+
+    def _coming(self, layer: int, blobs: Sequence[int]) -> list[Transfer]:
+        """Transfers in flight of blobs that their layer waits for without asking for them."""
+        fetched = self._fetched_ahead[layer]
+        coming = [transfer for transfer in fetched if transfer.blob in blobs]
+        self._fetched_ahead[layer] = [transfer for transfer in fetched if transfer.blob not in blobs]
+        self.tier.look_up(blobs)  # marks what has landed
+        return [transfer for transfer in coming if transfer.landed_ps is None]
+
+    def _compute_ahead(self, guesses: Sequence[int], t: int) -> None:
+        """Start what `execution` wants computed on the host CPU before its layer asks for it."""
+        assert self._cpu is not None
+        self._work.expected = guesses
+        for blob in self._execution.ahead(self._work):
+            if blob not in self._cpu.early:
+                self._cpu.early[blob] = self._cpu.submit(blob, 1, t)
+
+    def _run(self, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
+        """Run experts of one layer that are here, those of one precision as one launch; returns when the last ends."""
+        rows: dict[int, list[int]] = {}
+        if self._levels == 1:
+            rows[blobs[0] // self._experts_per_layer] = [tokens[blob] for blob in blobs] if tokens else [1] * len(blobs)
         else:
-            duration, split = self._costs.together(layer, [tokens[blob] for blob in blobs])
-        t += duration
-        self.path.ends.append(t)
-        self.path.parts.append(split)
+            for blob in blobs:
+                rows.setdefault(blob // self._experts_per_layer, []).append(tokens[blob] if tokens else 1)
+        for row, served in rows.items():
+            duration, split = self._costs.together(row, served)
+            t += duration
+            self.path.ends.append(t)
+            self.path.parts.append(split)
         return t
+
+    def _runs_ps(self, row: int, tokens: Sequence[int]) -> int:
+        """How long experts of `row` (level * layers + layer) run as one launch."""
+        return self._costs.together(row, tokens)[0]
 
     def _lasts_ps(self, layer: int, blob: int, tokens: dict[int, int] | None) -> int:
         """How long one expert runs by itself."""
-        return (self._single[layer][1] if tokens is None else self._costs.together(layer, (tokens[blob],)))[0]
+        if tokens is None:
+            return self._single[layer][1][0]
+        return self._costs.together(blob // self._experts_per_layer, (tokens[blob],))[0] if blob in tokens else 0
 
     def _join_cpu(
         self, layer: int, on_cpu: list[Transfer], tokens: dict[int, int] | None, t: int
     ) -> Generator[Event, Any, int]:
-        """Wait for the experts on the host CPU, then for their activations' round trip."""
-        assert self._cpu is not None
-        for work in on_cpu:
+        """Wait for the experts on the host CPU, then for their activations' round trip. Those that may come a layer
+        later are not waited for; those of the layer before are."""
+        cpu = self._cpu
+        assert cpu is not None
+        later = {work.blob for work, _ in cpu.deferring}
+        joined = [
+            *cpu.deferred,
+            *((work, tokens[work.blob] if tokens else 1) for work in on_cpu if work.blob not in later),
+        ]
+        cpu.deferred, cpu.deferring = cpu.deferring, []
+        for work, _ in joined:
             landed = yield from self.landed(work)
             if landed > t:
                 t = landed
                 self.path.waited_for(work)
+        if not joined:
+            return t
         begin = t
-        t += self._cpu.round_trip_ps(sum(tokens[work.blob] if tokens else 1 for work in on_cpu))
-        self.path.add(t, self._cpu.link_category)
+        t += cpu.round_trip_ps(sum(served for _, served in joined))
+        self.path.add(t, cpu.link_category)
         if self.recording is not None:
-            self.recording.ran(self.name, f"results {layer}", (begin, t), "results", layer, on_cpu)
+            works = [work for work, _ in joined]
+            self.recording.ran(self.name, f"results {layer}", (begin, t), "results", layer, works)
         return t
 
     def _stream(
@@ -366,7 +544,7 @@ class Worker(Stream):
         t: int,
     ) -> Generator[Event, Any, int]:
         """More experts than fit at once: those that have run give their room to those that wait."""
-        tier, partition, fabric, recorder = self.tier, self.tier.partitions[layer], self.fabric, self.recording
+        tier, fabric, recorder = self.tier, self.fabric, self.recording
         queue, left, done = list(arriving), list(waiting), list(ready)
         stuck = False
         while queue or left:
@@ -377,10 +555,9 @@ class Worker(Stream):
             tier.pins.difference_update(done)
             done = []
             if left:
-                admitted = tier.admit(partition, left)
-                loads = self._load(partition, left[:admitted], t)
+                loads, rest = self._load(layer, left, t)
                 queue += loads
-                left = left[admitted:]
+                left = list(rest)
                 if recorder is not None:
                     recorder.asked(self.name, loads, t)
                     recorder.room(tier, t)
@@ -392,7 +569,8 @@ class Worker(Stream):
                     self.path.waited_for(transfer)
                 tier.look_up((transfer.blob,))  # marks it resident
                 begin = t
-                t = self._run(layer, (transfer.blob,), tokens, t)
+                if tokens is None or transfer.blob in tokens:
+                    t = self._run((transfer.blob,), tokens, t)
                 self.busy_ps += t - begin
                 if recorder is not None:
                     recorder.ran_loaded(self.name, layer, (transfer,), (t - begin,), begin)
@@ -410,6 +588,7 @@ class Worker(Stream):
                     t = landed
                     self.path.waited_for(held)
             elif stuck:
+                partition = self._partition(left[0])
                 raise PolicyError(
                     f"policy/cache {type(partition.cache).__name__} named no victim although an expert of layer"
                     f" {layer} waits; expected room for it among {partition.used_bytes} used bytes."
@@ -417,26 +596,40 @@ class Worker(Stream):
             stuck = held is None
         return t
 
-    def _fetch_ahead(self, missing: Sequence[int], t: int) -> None:
-        tier, slots = self.tier, self.tier.slots
+    def _fetch_ahead(
+        self,
+        layer: int,
+        missing: Sequence[int],
+        expected: Sequence[int],
+        blobs: Sequence[int],
+        tokens: dict[int, int] | None,
+        t: int,
+    ) -> None:
+        tier, slots, work = self.tier, self.tier.slots, self._work
         view = tier.view
         view.prefetching = True
-        for blob in self._prefetch.choose(missing, self.loader.lane.queue_depth):
+        work.layer, work.expected, work.blobs = layer, expected, blobs
+        work.tokens = tokens if tokens is not None else dict.fromkeys(blobs, 1)
+        for blob in self._prefetch.choose(missing, work):
             if slots[blob] is None:  # a guess may name an expert twice
+                if tier.staging is not None:
+                    if tier.admit_staged(blob):
+                        self._start_ahead(tier.staging, blob, t)
+                        tier.staged[blob] = None
+                    continue
                 partition = tier.partitions[blob // self._experts_per_layer]
                 if tier.admit(partition, (blob,)):
-                    self._start_ahead(partition, (blob,), t)
+                    self._start_ahead(partition, blob, t)
+                    partition.cache.on_insert((blob,), view)
         view.prefetching = False
 
-    def _start_ahead(self, partition: Partition, blobs: Sequence[int], t: int) -> None:
-        transfers = self.loader.load(partition, blobs, t, False)
-        partition.cache.on_insert(blobs, self.tier.view)
-        self.tier.pins.update(blobs)
+    def _start_ahead(self, partition: Partition, blob: int, t: int) -> None:
+        (transfer,) = self.loader.load(partition, (blob,), t, False)
+        self.tier.pins.add(blob)
+        self._fetched_ahead[blob // self._experts_per_layer % self.tier.layers].append(transfer)
         record = self.record
-        for transfer in transfers:
-            self._fetched_ahead[transfer.blob // self._experts_per_layer].append(transfer)
-            record.prefetch_bytes += transfer.size_bytes
-        record.prefetches += len(transfers)
+        record.prefetch_bytes += transfer.size_bytes
+        record.prefetches += 1
 
     def _settle(self, layer: int, blobs: Sequence[int], t: int) -> None:
         """The layer's router has spoken: unpin what was fetched in vain, and drop it if it is not here yet."""
@@ -456,7 +649,7 @@ class Worker(Stream):
             if self._prefetch.cancels:
                 self.fabric.cancel(transfer, t)
             if transfer.state == CANCELLED or transfer.stop == 2:
-                self.tier.withdraw(self.tier.partitions[layer], transfer)
+                self.tier.withdraw(self._partition(transfer.blob), transfer)
             else:
                 return False
         self.tier.pins.discard(transfer.blob)
@@ -465,29 +658,3 @@ class Worker(Stream):
     def _drop_fetched_ahead(self, t: int) -> None:
         for layer, transfers in enumerate(self._fetched_ahead):
             self._fetched_ahead[layer] = [tr for tr in transfers if not self._forsake(tr, layer, t)]
-
-
-class CpuExperts:
-    """The host CPU as a server of experts in place: each is a flow on host DRAM, capped by its compute time."""
-
-    def __init__(
-        self, fabric: Fabric, lane: Lane, costs: ExpertCosts, sizes: list[int], link: tuple[str, int, float]
-    ) -> None:
-        self._fabric = fabric
-        self._lane = lane
-        self._costs = costs
-        self._sizes = sizes
-        self.link_category, self._latency_ps, self._ps_per_token = link
-
-    def submit(self, layer: int, blob: int, tokens: int, now_ps: int) -> Transfer:
-        """Start an expert that serves `tokens` tokens; its transfer lands when it has run."""
-        size = self._sizes[blob]
-        busy_ps = self._costs.alone_ps(layer, tokens)
-        cap = max(1, size * 1_000_000_000_000 // max(1, busy_ps))
-        work = Transfer(blob, size, True, cap)
-        self._fabric.submit(self._lane, work, now_ps)
-        return work
-
-    def round_trip_ps(self, tokens: int) -> int:
-        """Activations to the host and results back."""
-        return 2 * self._latency_ps + round(2 * tokens * self._ps_per_token)

@@ -10,11 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.catalogue import load
 from experiments.cli import main
-from experiments.compose import choices, compose_config
+from experiments.compose import choices, chosen, compose_config
+from experiments.run import trace_recipe
+from hwmodels import Platform
 from traces import RequestTrace, TraceMeta, TraceWriter
 
-FITTING = dict.fromkeys(("oneplus_15r", "oneplus_15r_calibrated"), ("qwen3_30b_a3b", "qwen3_30b_a3b_phone"))
+FITTING = {
+    **dict.fromkeys(("oneplus_15r", "oneplus_15r_calibrated"), ("qwen3_30b_a3b", "qwen3_30b_a3b_phone")),
+    "jetson_nano": ("tiny_moe", "tiny_moe"),
+}
+KINDS = ("a100_host", "jetson_agx_orin", "oneplus_15r", "rtx_3060", "two_rtx_3090")  # of machines: all systems run
+PAIRS = [
+    *itertools.product(choices()["system"], KINDS),
+    *(("on_demand_lru", name) for name in choices()["platform"] if name not in KINDS),
+]
+CHOSEN = {system: chosen([f"system={system}"]) for system in choices()["system"]}
 DEFAULT = ("gpt_oss_20b", "gpt_oss_20b")
 MODELS = {
     "gemma_4_26b_a4b_phone": "gemma_4_26b_a4b",
@@ -73,23 +85,29 @@ def distinct(guesses: np.ndarray) -> np.ndarray:
     return guesses
 
 
-@pytest.mark.parametrize(("system", "platform"), list(itertools.product(choices()["system"], choices()["platform"])))
-def test_every_system_runs_on_every_platform(system: str, platform: str, guessed_trace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("system", "platform"), PAIRS)
+def test_every_system_runs_on_every_kind_of_machine_and_every_platform_runs(
+    system: str, platform: str, guessed_trace: Path, tmp_path: Path
+) -> None:
     model, trace = FITTING.get(platform, DEFAULT)
-    if system == "lookahead_prefetch":
+    made = CHOSEN[system]
+    if made["policy/prediction"] == "lookahead":
         model, trace = "olmoe_1b_7b", str(guessed_trace)
-    chosen = [f"system={system}", f"platform={platform}", f"model={model}", f"trace={trace}"]
-    code, err = smoke(tmp_path, *chosen, "workload.max_decode_tokens=4")
-    if system == "cpu_in_place" and platform in FITTING:
-        assert (code, err) == (
-            2,
-            f"policy/execution=cpu_in_place needs a host CPU beside the worker; platform {platform} has none.\n",
-        )
+    asked = [f"system={system}", f"platform={platform}", f"model={model}", f"trace={trace}"]
+    code, err = smoke(tmp_path, *asked, "workload.max_decode_tokens=4")
+    node = load("platform", platform)
+    if made["policy/execution"] != "fetch" and Platform.from_mapping(node, platform).cpu is None:
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.endswith(f" needs a host CPU beside the worker; platform {platform} has none.\n")
     else:
         assert (code, err) == (0, "")
 
 
-@pytest.mark.parametrize("trace", choices()["trace"])
+def test_every_trace_that_is_a_file_is_tried() -> None:
+    assert set(MODELS) == {name for name in choices()["trace"] if trace_recipe(load("trace", name)) is None}
+
+
+@pytest.mark.parametrize("trace", MODELS)
 def test_every_shipped_trace_runs(trace: str, tmp_path: Path) -> None:
     assert smoke(tmp_path, f"trace={trace}", f"model={MODELS[trace]}", "workload.max_decode_tokens=8") == (0, "")
 

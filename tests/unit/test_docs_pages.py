@@ -19,6 +19,12 @@ def pages():
         yield importlib.import_module("pages")
 
 
+def test_the_page_of_policies_lists_every_choice_and_system(pages):
+    made = importlib.import_module("policy_choices")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert made.with_choices(page) == page, "run python docs/_ext/policy_choices.py"
+
+
 def test_every_key_of_the_configuration_is_explained(pages):
     from omegaconf import OmegaConf
 

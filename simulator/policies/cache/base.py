@@ -17,6 +17,8 @@ class CachePolicy(Policy):
                                         access, and which of that is only now being loaded
     on_insert(blobs, view)              blobs that got room without being asked for (placed, prefetched)
     on_evict(blob)                      after a blob left, whatever the reason
+    on_forecast(blobs, scores, view)    only if `hears_forecast`: before on_layer, what the prediction expects of
+                                        the layers to come, most likely first; scores beside it, or None
     on_sequence_end(view)               a request has finished
     victims(need_bytes, incoming, view) only when room is missing: evictable residents that free at
                                         least need_bytes; fewer means the rest of `incoming` has to wait
@@ -26,6 +28,10 @@ class CachePolicy(Policy):
     def on_layer(self, blobs: Sequence[int], loads: Sequence[int], view: LayerView) -> None: ...
 
     def on_insert(self, blobs: Sequence[int], view: LayerView) -> None: ...
+
+    hears_forecast = False
+
+    def on_forecast(self, blobs: Sequence[int], scores: Sequence[float] | None, view: LayerView) -> None: ...
 
     def on_evict(self, blob: int) -> None: ...
 

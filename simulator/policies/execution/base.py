@@ -1,21 +1,44 @@
-"""Role `execution`: where each missing expert runs."""
+"""Role `execution`: where each expert of a layer runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from simulator.layer_work import LayerWork
 from simulator.policies.base import Policy
 
 
-class ExecutionPolicy(Policy):
-    """Called with the experts of a layer that are not in the worker's memory.
+class Split(NamedTuple):
+    """What becomes of a layer's experts. Resident ones that are not named run on the worker.
 
-    split(misses, tokens)  `misses` in order of access; `tokens[blob]`: tokens it serves. Returns
-                           (to fetch and run here, to run on the host CPU where they lie).
-    uses_cpu               whether `split` may name any for the CPU
+    fetch     copied here, in this order, and run on the worker as they land; every missing expert that is
+              not run on the CPU has to be among them. Others of the layer may be named too, also those that
+              are here or coming already: the layer then waits for them, though they run for no token
+    cpu       run on the host CPU where their home copy lies, in this order; missing or resident
+    deferred  of `cpu`: those whose results may come one routed layer later (the last layer waits for all)
+    """
+
+    fetch: Sequence[int]
+    cpu: Sequence[int] = ()
+    deferred: Sequence[int] = ()
+
+
+class ExecutionPolicy(Policy):
+    """Called in every layer with experts that are missing, or in every layer if `always`.
+
+    split(work)     see `Split`
+    ahead(work)     only if `precomputes`: experts among `work.expected` to start on the host CPU now, with
+                    one token each; one that its layer then asks for is only waited for
+    uses_cpu        whether `split` may name any for the CPU
     """
 
     uses_cpu = False
+    always = False
+    precomputes = False
 
-    def split(self, misses: Sequence[int], tokens: Mapping[int, int]) -> tuple[Sequence[int], Sequence[int]]:
+    def split(self, work: LayerWork) -> Split:
+        raise NotImplementedError
+
+    def ahead(self, work: LayerWork) -> Sequence[int]:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.execution.base import ExecutionPolicy, Split
 
 
 class CpuInPlace(ExecutionPolicy):
@@ -9,6 +9,6 @@ class CpuInPlace(ExecutionPolicy):
     def __init__(self, max_tokens: int = 32) -> None:
         self._max_tokens = max_tokens
 
-    def split(self, misses, tokens):
-        here = [blob for blob in misses if tokens[blob] > self._max_tokens]
-        return here, [blob for blob in misses if tokens[blob] <= self._max_tokens]
+    def split(self, work):
+        few = [blob for blob in work.misses if work.tokens[blob] <= self._max_tokens]
+        return Split([blob for blob in work.misses if work.tokens[blob] > self._max_tokens], few)

@@ -1,8 +1,8 @@
-from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.execution.base import ExecutionPolicy, Split
 
 
 class FetchToGpu(ExecutionPolicy):
-    """Every missing expert is copied to the worker and runs there."""
+    """Every missing expert is fetched and run on the worker."""
 
-    def split(self, misses, tokens):
-        return misses, ()
+    def split(self, work):
+        return Split(work.misses)

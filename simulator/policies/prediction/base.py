@@ -7,6 +7,8 @@ import numpy as np
 from simulator.policies.base import Policy
 from traces import RequestTrace
 
+Guess = np.ndarray | tuple[np.ndarray, np.ndarray] | None  # blobs, blobs and scores, or nothing
+
 
 class PredictionPolicy(Policy):
     """Names experts before their layer runs.
@@ -16,13 +18,17 @@ class PredictionPolicy(Policy):
                             [tokens, layers, width]: what to expect after layer l of token t, most
                             likely first, each once, -1 for nothing; or None for no guess at all.
 
-    Row (t, l) may be derived from rows.experts[:t + 1] up to layer l and from rows.guesses[t, l]
-    alone; only a class with `clairvoyant = True` may look further. A test checks it.
+    May also return a pair: blobs, and scores of the same shape (float, higher is likelier), which `prefetch`
+    and `cache` then see; those of several tokens of a step are added up.
+
+    Row (t, l) may be derived from rows.experts[:t + 1] up to layer l (and weights, probabilities), from
+    rows.guesses[t, l], and from what was asked before in this run; only a class with `clairvoyant = True`
+    may look further. A test checks it.
     """
 
     clairvoyant = False
 
-    def guess(self, rows: RequestTrace, following: np.ndarray) -> np.ndarray | None:
+    def guess(self, rows: RequestTrace, following: np.ndarray) -> Guess:
         raise NotImplementedError
 
 

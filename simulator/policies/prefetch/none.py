@@ -4,5 +4,5 @@ from simulator.policies.prefetch.base import PrefetchPolicy
 class NoPrefetch(PrefetchPolicy):
     """Fetches nothing before it is asked for."""
 
-    def choose(self, missing, queued):
+    def choose(self, missing, work):
         return ()

@@ -10,7 +10,7 @@ import pytest
 from simulator.plan import Workload
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.cache.lru import Lru
-from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.execution.base import ExecutionPolicy, Split
 from simulator.policies.placement.base import PlacementPolicy
 from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prediction.lookahead import LookaheadPrediction
@@ -96,7 +96,7 @@ def test_the_truth_recorded_as_a_guess_is_never_fetched_in_vain():
 class Choosy(PrefetchPolicy):
     """Fetches the best guess only."""
 
-    def choose(self, missing, queued):
+    def choose(self, missing, work):
         return missing[:1]
 
 
@@ -111,8 +111,8 @@ class FirstOnCpu(ExecutionPolicy):
 
     uses_cpu = True
 
-    def split(self, misses, tokens):
-        return misses[1:], misses[:1]
+    def split(self, work):
+        return Split(work.misses[1:], work.misses[:1])
 
 
 def test_an_execution_policy_of_ones_own_runs():

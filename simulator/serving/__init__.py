@@ -1,0 +1,8 @@
+"""A serving engine under steady load: what a step costs on one GPU of a layout, and what TTFT and TPOT follow."""
+
+from simulator.serving.layout import Layout
+from simulator.serving.load import Answer, Load, answer
+from simulator.serving.precision import Precision
+from simulator.serving.step_cost import StepCost
+
+__all__ = ["Answer", "Layout", "Load", "Precision", "StepCost", "answer"]
