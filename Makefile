@@ -1,9 +1,10 @@
 # moesim: everything a newcomer needs. `make demo` and `make test` create .venv by themselves.
 PYTHON ?= python3
 VENV   := .venv
+TORCH  := .venv-capture
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench docs gallery clean
+.PHONY: demo test test-capture lint bench docs gallery demo-page clean
 demo: $(VENV)/.ready
 	$(BIN)/moesim demo
 
@@ -11,6 +12,9 @@ test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-capture: $(TORCH)/.ready
+	$(TORCH)/bin/pytest -n0 tests/unit/traces/test_capture*.py
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -25,9 +29,12 @@ docs: $(VENV)/.ready-docs
 gallery: $(VENV)/.ready
 	$(BIN)/python docs/_ext/gallery.py
 
-$(VENV)/bin/python:
+demo-page: $(VENV)/.ready
+	$(BIN)/python docs/_ext/demo.py
+
+%/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "moesim needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
 $(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
@@ -41,5 +48,9 @@ $(VENV)/.ready-docs: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@ $(VENV)/.ready
 
+$(TORCH)/.ready: pyproject.toml | $(TORCH)/bin/python
+	$(TORCH)/bin/pip install --quiet --disable-pip-version-check --editable '.[test,capture]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build docs/_generated *.egg-info runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TORCH) build docs/_generated *.egg-info runs .mypy_cache .ruff_cache .pytest_cache

@@ -11,12 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 _EPILOG = """\
 example: moesim sweep policy/cache=lru,lfu,belady 'cache_gib=range(2,9)'
 """
-KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments", "figures")
+KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments", "uncertainty", "datasheets", "figures")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -101,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     text = "draw from this run or sweep folder, and run nothing; may be repeated"
     figure.add_argument("--from", dest="sources", action="append", default=[], metavar="FOLDER", help=text)
+    text = "of these runs, only those with platform=rtx_3060, cache_gib=2,4, …; may be repeated"
+    figure.add_argument("--where", dest="conditions", action="append", default=[], metavar="COLUMN=VALUE", help=text)
     _printing(figure, "print what was written as JSON")
 
     replay = commands.add_parser("replay", help="hits and misses of a cache policy on a trace, without time")
@@ -148,7 +151,15 @@ def parser() -> argparse.ArgumentParser:
     drawn = recorded.add_parser("synthesis", help="synthetic traces beside requests that they were not fitted to")
     drawn.add_argument("--out", required=True, metavar="FOLDER", help="where to write the tables")
     drawn.add_argument("--trace", action="append", metavar="NAME", help="only this one; may be repeated")
-    drawn.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
+    drawn.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of fitting and drawing, the first (default: 0)"
+    )
+    drawn.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
+    for name in claim_sets():
+        _claims(recorded.add_parser(name, help=f"published claims: {name}"))
+    own = recorded.add_parser("claims", help="published claims of one's own")
+    own.add_argument("folder", metavar="FOLDER", help="of claims files (docs/validation/claims.md)")
+    _claims(own)
 
     trace = commands.add_parser("trace", help="import, transform, draw traces; their statistics")
     actions = trace.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -194,6 +205,8 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--probabilities", action="store_true", help="also of the experts that were not chosen")
     record.add_argument("--probability-bits", type=int, default=24, metavar="N", help="round them (8: as bfloat16)")
     record.add_argument("--guesses", type=int, default=0, metavar="D", help="look ahead so many layers, 0 to 3")
+    record.add_argument("--norms", action="store_true", help="also of the hidden states that routers are given")
+    record.add_argument("--embeddings", action="store_true", help="also one of each prompt, to find requests alike")
     record.add_argument("--tokens", metavar="FILE", help="also write the token ids, as JSON lines (default: not)")
     record.add_argument("--dtype", default="auto", help="of the weights (default: the model's own)")
     record.add_argument("--device", default="cpu", help="of torch, such as cuda (default: cpu)")
@@ -228,13 +241,34 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", choices=KINDS, metavar="KIND", nargs="?", help=", ".join(KINDS))
     listing.add_argument("--json", action="store_true", help="print as JSON")
 
-    show = commands.add_parser("show", help="what a model, platform, trace, system or policy is")
+    show = commands.add_parser("show", help="what a model, platform, trace, system, policy or datasheet is")
     show.add_argument("name", metavar="NAME", help="as listed, such as rtx_3060 or model/gpt_oss_20b, or a path")
 
     demo = commands.add_parser("demo", help="nine systems on a real trace, in a minute")
     demo.add_argument("--out", default="runs/demo", help="folder to write (default: runs/demo)")
     demo.add_argument("--requests", type=int, default=10, help="how many requests of the trace (default: 10)")
     return top
+
+
+def claim_sets() -> list[str]:
+    """Names of the shipped sets of published claims; their folders are looked at, no more, so that help is quick."""
+    folder = Path(__file__).parent / "validation" / "claims"
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
+
+
+def _claims(checking: argparse.ArgumentParser) -> None:
+    """The switches of `moesim validate` for published claims."""
+    text = "only these claims, by the name of their file; may be repeated"
+    checking.add_argument("--only", action="append", default=[], metavar="NAME", help=text)
+    text = "where to write page, table and figures (default: runs/validation)"
+    checking.add_argument("--out", default="runs/validation", metavar="FOLDER", help=text)
+    text = "where finished runs are kept (default: runs/validation/runs/<name>)"
+    checking.add_argument("--runs", metavar="FOLDER", help=text)
+    checking.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
+    text = "instead: fit the overhead of each framework, and write engines.yaml"
+    checking.add_argument("--fit-engines", action="store_true", help=text)
+    checking.add_argument("--pages", metavar="FOLDER", help="instead: write the pages of all systems; nothing is run")
+    checking.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 
 def local_parser() -> argparse.ArgumentParser:

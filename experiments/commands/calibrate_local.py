@@ -66,6 +66,8 @@ def main(options: argparse.Namespace) -> int:
         tokens.to_csv(proving / "tokens.csv", index=False, lineterminator="\n")
         _print_proof(summary, plan)
         print(f"wrote {proving / 'summary.csv'} and {proving / 'tokens.csv'}")
+    if remark := mapping.get("remark"):
+        print(f"note: {remark}")
     print(f"wrote {out}; use it with platform={out}")
     return 0
 

@@ -24,7 +24,9 @@ def main(options: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings(record=True) as notes, live(options.quiet or options.json) as report:
             warnings.simplefilter("always", UserWarning)
-            done = draw_figure(options.figure, out, options.overrides, sources, options.workers, report)
+            done = draw_figure(
+                options.figure, out, options.overrides, sources, options.workers, report, options.conditions
+            )
     except KeyboardInterrupt:
         print("interrupted; the finished runs are kept, and the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED

@@ -87,11 +87,12 @@ def _choice(group: str, name: str, switch: str) -> str:
 
 def named_trace(name: str) -> Trace:
     """Open a trace by its name as listed, the path of its YAML, or its own path; ConfigError for another name."""
-    from traces import data_path, open_trace
+    from experiments.run import trace_path
+    from traces import open_trace
 
     names = choices()["trace"]
     if name in names or name.endswith((".yaml", ".yml")):
-        return open_trace(data_path(load("trace", _choice("trace", name, "TRACE")).path))
+        return open_trace(trace_path(load("trace", _choice("trace", name, "TRACE"))))
     if is_path(name):
         return open_trace(Path(name).expanduser())
     raise ConfigError(f"{name}: there is no such trace{did_you_mean(name, names)}")

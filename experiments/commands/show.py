@@ -1,15 +1,16 @@
-"""`moesim show`: what a model, platform, trace, system, experiment or policy is."""
+"""`moesim show`: what a model, platform, trace, system, experiment, policy or datasheet is."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.catalogue import describe, find, load
-from experiments.compose import chosen, is_path
+from experiments.catalogue import DATASHEET, capacity, describe, find, load, sheet_line
+from experiments.compose import chosen, is_path, own_file
 from experiments.policy import policy_class
 from experiments.table import seconds, size
 
@@ -26,7 +27,11 @@ def main(options: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
     for group, name in find(options.name):
         is_trace_file = group == "trace" and not name.endswith((".yaml", ".yml")) and is_path(name)
-        node = OmegaConf.create({"path": name}) if is_trace_file else load(group, name)
+        node = (
+            OmegaConf.create({"name": name, "path": own_file(Path(name).expanduser())})
+            if is_trace_file
+            else load(group, name)
+        )
         console.print(f"{group} {name}", style="bold")
         if group == "model":
             _model(node, name, console)
@@ -36,6 +41,8 @@ def main(options: argparse.Namespace) -> int:
             _trace(node, console)
         elif group.startswith("policy/"):
             _policy(group, node, console)
+        elif group == DATASHEET:
+            _datasheet(node, name, console)
         else:
             _choices(group, name, node, console)
         console.print()
@@ -76,6 +83,8 @@ def _platform(node: DictConfig, name: str, console: Console) -> None:
 
     platform = Platform.from_mapping(node, f"platform {name}")
     console.print(platform.description)
+    if platform.remark:
+        console.print(f"note: {platform.remark}")
     roles = f"workers {', '.join(platform.workers)}; experts start in {platform.home}"
     console.print(roles + (f"; {platform.cpu} may run experts" if platform.cpu else ""))
     rows = []
@@ -116,12 +125,38 @@ def _platform(node: DictConfig, name: str, console: Console) -> None:
             console.print(f"source of {part.name} ({told}): {part.source}")
 
 
+def _datasheet(node: DictConfig, name: str, console: Console) -> None:
+    from hwmodels.datasheet import Datasheet
+    from hwmodels.kernels import kernels
+    from hwmodels.predict import fitted
+
+    sheet = Datasheet.from_mapping(node, f"datasheet {name}")
+    console.print(sheet_line(sheet))
+    peaks = [[f"peak in {dtype}", f"{peak / 1e12:g}", "TFLOP/s"] for dtype, peak in sheet.peak_flop_per_s.items()]
+    rows = [
+        *peaks,
+        ["memory", *capacity(sheet).split()],
+        ["memory reads", f"{sheet.memory_read_bytes_per_s / 1e9:g}", "GB/s"],
+        ["multiprocessors", f"{sheet.sms}", ""],
+        ["clock", f"{sheet.clock_hz / 1e6:g}", "MHz"],
+        ["last-level cache", f"{sheet.l2_bytes / 2**20:g}", "MiB"],
+        ["to GPUs of its node, each way", f"{sheet.peer_bytes_per_s / 1e9:g}", "GB/s"],
+        ["to other nodes, each way", f"{sheet.node_bytes_per_s / 1e9:g}", "GB/s"],
+    ]
+    console.print(_table(["what", "how much", ""], rows))
+    measured = [k for k in kernels() if any(sheet.name in group["devices"] for group in fitted(k).groups.values())]
+    told = ", ".join(measured) if measured else "none; they follow from the GPUs that were (docs/kernels.md)"
+    console.print(f"kernels measured on it: {told}")
+    console.print(f"source: {sheet.source}")
+
+
 def _trace(node: DictConfig, console: Console) -> None:
     import numpy as np
 
-    from traces import data_path, open_trace
+    from experiments.run import trace_path
+    from traces import open_trace
 
-    trace = open_trace(data_path(node.path))
+    trace = open_trace(trace_path(node))
     meta = trace.meta
     console.print(describe("trace", node))
     for key in ("dataset", "licence", "source", "notes", "digest"):
@@ -132,6 +167,8 @@ def _trace(node: DictConfig, console: Console) -> None:
         "gate weights": meta.has_weights,
         "router probabilities": meta.has_probabilities,
         f"guesses {meta.guess_distances} layers ahead": bool(meta.guess_distances),
+        "norms of hidden states": meta.has_norms,
+        f"embeddings of requests ({meta.embedding_width} numbers)": bool(meta.embedding_width),
         "expert sizes": meta.expert_bytes is not None,
     }
     console.print(f"recorded: {', '.join(['experts', *(what for what, has in recorded.items() if has)])}")
@@ -140,6 +177,8 @@ def _trace(node: DictConfig, console: Console) -> None:
         values = np.array([getattr(request, what) for request in trace.requests])
         rows.append([what.replace("_", " "), values.sum(), values.min(), f"{np.median(values):.0f}", values.max()])
     console.print(_table([f"of {len(trace)} requests", "sum", "least", "median", "most"], rows))
+    if meta.has_norms or meta.embedding_width:
+        console.print(f"norms by layer, requests alike by embedding and by routing: moesim trace stats {node.path}")
 
 
 def _policy(group: str, node: DictConfig, console: Console) -> None:
@@ -153,9 +192,10 @@ def _policy(group: str, node: DictConfig, console: Console) -> None:
 
 def _choices(group: str, name: str, node: DictConfig, console: Console) -> None:
     console.print(describe(group, node))
-    made = chosen([f"{group}={name}"])
-    wanted = [key for key in made if key.startswith("policy/") or group == "experiment"]
-    console.print(_table(["group", "choice"], [[key, made[key]] for key in wanted if key != group], right=2))
-    own = OmegaConf.masked_copy(node, [key for key in node if key not in ("defaults", group)])  # type: ignore[misc]
+    if group in ("system", "experiment"):
+        made = chosen([f"{group}={name}"])
+        wanted = [key for key in made if key.startswith("policy/") or group == "experiment"]
+        console.print(_table(["group", "choice"], [[key, made[key]] for key in wanted if key != group], right=2))
+    own = OmegaConf.masked_copy(node, [key for key in node if key not in ("defaults", "description", group)])  # type: ignore[misc]
     if own:
         console.print(OmegaConf.to_yaml(own).rstrip())

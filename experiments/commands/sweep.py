@@ -6,10 +6,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.estimate import describe
 from experiments.explain import ConfigError
@@ -108,6 +108,8 @@ def _print(done: Report) -> None:
         metric = "tpot_mean_s" if table["tpot_mean_s"].notna().any() else "duration_s"
         title = f"the {SHOWN} fastest of {len(table):,}" if len(table) > SHOWN else "fastest first"
         print_points(console, title, table.nsmallest(SHOWN, metric), table, [metric, "hit_rate"])
+        if f"{metric}_p5" in table and table[f"{metric}_p5"].notna().any():
+            console.print("In brackets: between the 5th and the 95th percentile of the drawn constants.")
     for number, error in list(done.failures.items())[:SHOWN]:
         console.print(f"point {number} failed: {error}")
     if len(done.failures) > SHOWN:
@@ -130,9 +132,18 @@ def print_points(console: Console, title: str, chosen: pd.DataFrame, of: pd.Data
     for column in ("point", *varied, *metrics):
         shown.add_column(column, justify="right" if column in metrics else "left", no_wrap=True)
     for row in chosen.to_dict("records"):
-        numbers = ["-" if row[metric] is None else f"{row[metric]:.4g}" for metric in metrics]
+        numbers = [_number(row, metric) for metric in metrics]
         shown.add_row(str(row["point"]), *(_text(row[column]) for column in varied), *numbers)
     console.print(shown)
+
+
+def _number(row: Mapping[str, Any], metric: str) -> str:
+    """A metric, with its interval if the constants were drawn."""
+    if row[metric] is None:
+        return "-"
+    low, high = (row.get(f"{metric}_p{share}") for share in (5, 95))
+    drawn = low is not None and low == low
+    return f"{row[metric]:.4g}{f' ({low:.4g} to {high:.4g})' if drawn else ''}"
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:

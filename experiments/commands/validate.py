@@ -1,11 +1,16 @@
-"""`moesim validate`: recorded runs of a machine, or recorded routing, beside what a model fitted to others makes."""
+"""`moesim validate`: recordings, and published claims, beside what the simulator makes of them."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.run import check_folder, write_table
+
+if TYPE_CHECKING:
+    from experiments.validation.published.validate import Report
 
 PHONE_FILES = ("phone.md", "phone.png", "phone.pdf", "phone_tokens.csv", "oneplus_15r_calibrated.yaml")
 
@@ -14,7 +19,67 @@ def main(options: argparse.Namespace) -> int:
     """Write the tables of one kind of check to a folder that is new or its own."""
     if options.action == "synthesis":
         return synthesis(options)
-    return phone(options)
+    if options.action == "phone":
+        return phone(options)
+    return claims(options)
+
+
+def claims(options: argparse.Namespace) -> int:
+    """Run what a set of published claims needs, and write its page, table and figures; or fit, or pages of systems."""
+    from experiments.commands.sweep import INTERRUPTED, SOME_FAILED, live
+    from experiments.explain import ConfigError
+    from experiments.validation.published.reading import claim_sets
+    from experiments.validation.published.validate import fit_engines, validate, write
+
+    folder = Path(options.folder).expanduser() if options.action == "claims" else claim_sets()[options.action]
+    if options.pages is not None:
+        from experiments.validation.published.system_page import write_pages
+
+        pages = write_pages(Path(options.pages).expanduser(), folder.parent)
+        print(f"{len(pages)} pages written to {options.pages}")
+        return 0
+    name, out = folder.resolve().name, Path(options.out).expanduser()
+    kept = Path(options.runs).expanduser() if options.runs else Path("runs") / "validation" / "runs" / name
+    if options.workers is not None and options.workers < 0:
+        raise ConfigError(f"--workers is {options.workers}; expected 0 (no other process) or more.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out={out}: there is a file of that name; expected a folder.")
+    try:
+        if options.fit_engines:
+            fit_engines(folder, options.only, print)
+            return 0
+        with live(options.quiet) as report:
+            done = validate(folder, kept, options.only, options.workers, report)
+    except KeyboardInterrupt:
+        print("interrupted; the finished runs are kept, and the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    files = write(name, folder, done, out)
+    if not options.quiet:
+        _print_claims(done)
+        print(f"written to {out.as_posix()}: {', '.join(file.relative_to(out).as_posix() for file in files)}")
+    return SOME_FAILED if done.failed else 0
+
+
+def _print_claims(done: Report) -> None:
+    """Each claim with its verdict, then the counts."""
+    from experiments.validation.published.text import number, span
+
+    for o in done.outcomes:
+        if not o.runs:
+            continue
+        label = o.part.id + (f" [{o.cell.row}, {o.cell.column}]" if o.cell else "")
+        ours = o.error or ("-" if o.value is None else number(o.value, o.part.unit))
+        said = "fitted" if o.fitted else "shown" if o.inside is None else "in" if o.inside else "OUT"
+        said += "" if o.counted or o.fitted or o.inside is None else " (shown)"
+        print(
+            f"{o.paper.name}: {label}: published {span(o.published, o.part.unit)}, ours {ours},"
+            f" band {span(o.band, o.part.unit)}: {said}"
+        )
+    for kind in ("asserted", "scored"):
+        own = [o for o in done.outcomes if o.counted and o.weight == kind]
+        print(f"{kind}: {sum(bool(o.inside) for o in own)} of {len(own)} in band")
+    before = f", {done.reused} of them from before" if done.reused else ""
+    print(f"{done.runs} runs{before}, {done.failed} failed")
 
 
 def synthesis(options: argparse.Namespace) -> int:
@@ -23,7 +88,7 @@ def synthesis(options: argparse.Namespace) -> int:
 
     folder = Path(options.out)
     check_folder(folder, FILES, mark=FILES[0])
-    found = validate(options.trace, options.seed)
+    found = validate(options.trace, options.seed, options.seeds)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILES[0]).write_text(page(found), encoding="utf-8")
     for name, table in zip(FILES[1:], tables(found), strict=True):

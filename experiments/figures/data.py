@@ -11,6 +11,7 @@ from experiments.explain import ConfigError
 from experiments.figures.names import display
 from experiments.figures.style import shown
 from experiments.figures.table import checked
+from experiments.figures.where import told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,10 @@ class Data:
     def only(self, what: list[Any]) -> Any:
         """The one of a list. Raises ConfigError if there are more."""
         if len(what) != 1:
-            raise ConfigError(f"figure {self.name}: it shows one run, and {len(what)} are given; choose one of them.")
+            differing = self.apart()[:1] if self.points is not None else []
+            told_apart = "".join(f" by '{column}': {told(self.points[column])}" for column in differing)  # type: ignore
+            said = f"it shows one run, and {len(what)} are given; choose one of them{told_apart}."
+            raise ConfigError(f"figure {self.name}: {said}")
         return what[0]
 
     def _systems(self) -> list[str]:

@@ -15,6 +15,7 @@ from experiments.explain import ConfigError
 from experiments.figures.data import Data
 from experiments.figures.definition import WIDTHS_IN, Definition, figure_file, read_definition
 from experiments.figures.kinds import KINDS, Drawing
+from experiments.figures.where import where
 from experiments.run import MARK, plain, run_config, write_result, write_table
 from experiments.sweep.identity import point_id
 from experiments.sweep.points import Point, points
@@ -40,16 +41,18 @@ def draw_figure(
     sources: Sequence[Path] = (),
     workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    conditions: Sequence[str] = (),
 ) -> Drawn:
     """Write NAME.png, NAME.pdf and the drawn rows as NAME.csv to `out`.
 
     name: of a shipped figure, or the path of a definition of one's own. overrides: added to every run. sources: run
-    or sweep folders to draw from; nothing is run then. workers, report: as `experiments.sweep.sweep`. Runs are kept
-    below runs/figures/NAME and not repeated. Raises ConfigError for a figure that cannot be drawn, and what runs raise.
+    or sweep folders to draw from; nothing is run then. conditions: which of their points count, as
+    `experiments.figures.where`. workers, report: as `experiments.sweep.sweep`. Runs are kept below runs/figures/NAME
+    and not repeated. Raises ConfigError for a figure that cannot be drawn, and what runs raise.
     """
     path = figure_file(name)
     definition = read_definition(path)
-    data, reused = prepare(path.stem, definition, overrides, sources, workers, report)
+    data, reused = prepare(path.stem, definition, overrides, sources, workers, report, conditions)
     drawing = table_of(definition, data)
     files = drawing.draw(out / path.stem, width_in=WIDTHS_IN[definition.width])
     files.append(out / f"{path.stem}.csv")
@@ -70,13 +73,18 @@ def prepare(
     sources: Sequence[Path] = (),
     workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    conditions: Sequence[str] = (),
 ) -> tuple[Data, int]:
     """What the kind draws from, and how many runs were there before."""
     needs = KINDS[definition.kind].needs
     if sources:
         if overrides:
             raise ConfigError(f"{overrides[0]}: with --from nothing is run, so that nothing can be overridden.")
-        return _from_folders(name, definition, sources), 0
+        return _from_folders(name, definition, sources, conditions), 0
+    if conditions:
+        raise ConfigError(
+            f"--where {conditions[0]}: it chooses among runs that are there; give their folder by --from."
+        )
     extra = [*overrides, *(["timeline=true"] if needs == "recording" else [])]
     listed = _listed(definition, extra)
     configs = [point.config for point in listed]
@@ -122,13 +130,17 @@ def _run_folders(listed: Sequence[Point], folder: Path, report: Callable[[Progre
     return folders, progress.reused
 
 
-def _from_folders(name: str, definition: Definition, sources: Sequence[Path]) -> Data:
+def _from_folders(name: str, definition: Definition, sources: Sequence[Path], conditions: Sequence[str]) -> Data:
     needs = KINDS[definition.kind].needs
     data = Data(name, definition.names)
     if needs == "recording":
         raise ConfigError(f"figure {name}: a {definition.kind} needs a run in memory; draw it without --from.")
     _load(data, sources)
     assert data.points is not None
+    assert data.requests is not None
+    if conditions:
+        data.points = where(data.points, conditions)
+        data.requests = data.requests[data.requests["point"].isin(data.points["point"])].reset_index(drop=True)
     if needs == "configuration":
         folders = [Path(folder) for folder in dict.fromkeys(data.points["folder"])]
         for folder in folders:

@@ -1,36 +1,44 @@
-"""What figures call the shipped choices, and values that have a unit; a definition's `names` go before these."""
+"""What figures call the shipped choices, and values that have a unit; a definition's `names` go before these.
+
+A model goes by the `name` of its file, any other choice by NAMES or else by its words (`title`). A test fails for a
+platform with a word that is neither in WORDS nor has a digit, and for two choices of a group with the same name.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from experiments.catalogue import load
+from experiments.compose import choices
 from experiments.figures.style import shown
 from experiments.figures.table import quantity
 
-_CACHES = {
-    "belady": "Belady",
-    "fifo": "FIFO",
-    "lfu": "LFU",
-    "lfu_history": "LFU with history",
-    "lru": "LRU",
-    "popularity": "popularity",
-    "random": "random",
+WORDS = {  # parts of the names of choices; one with a digit is written in capitals unless it is here
+    **{word: word for word in ("calibrated", "cores", "dual", "host", "mobile", "i3", "i5", "i7", "i9")},
+    **{word: word.upper() for word in ("agx", "fifo", "hdd", "lfu", "lru", "pro", "rtx", "ssd")},
+    **{word: word.title() for word in ("ada", "azure", "belady", "colab", "jetson", "nano", "orin", "pi", "quadro")},
+    **{word: word.title() for word in ("raspberry", "super", "xeon")},
+    "oneplus": "OnePlus",
+    "pcie3": "PCIe 3",
     "s3fifo": "S3-FIFO",
 }
-CHOICES: dict[str, dict[str, str]] = {  # column -> choice -> its name; choices not listed go by their own
-    "policy.cache": _CACHES,
-    "policy.host_cache": {choice: f"{name} (host)" for choice, name in _CACHES.items() if choice != "belady"},
+NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its words alone would not say it
+    "policy.attention": {"worker": "attention on the worker"},
+    "policy.cache": {"lfu_history": "LFU with history"},
+    "policy.gating": {"routed": "experts as routed"},
+    "policy.pipeline": {"plain": "layer by layer"},
+    "policy.precision": {"stored": "precision as stored"},
     "policy.slots": {"global": "global slots", "uniform": "slots by layer"},
     "policy.placement": {"cold": "cold start", "popular": "popular at start"},
     "policy.prediction": {
         "lookahead": "look-ahead",
         "none": "no prediction",
-        "oracle": "oracle",
         "oracle_8": "oracle, 8 layers",
         "popularity": "predicted by popularity",
-        "recall": "recall",
         "transition": "transitions",
     },
     "policy.prefetch": {"ahead": "prefetch", "none": "no prefetch"},
@@ -44,27 +52,31 @@ CHOICES: dict[str, dict[str, str]] = {  # column -> choice -> its name; choices 
         "pinned_popular": "popular pinned",
         "transition_prefetch": "LRU + transitions",
     },
-    "model": {
-        "deepseek_v2_lite": "DeepSeek-V2-Lite",
-        "deepseek_v3": "DeepSeek-V3",
-        "gemma_4_26b_a4b": "gemma-4-26B-A4B",
-        "gpt_oss_120b": "gpt-oss-120b",
-        "gpt_oss_20b": "gpt-oss-20b",
-        "mixtral_8x7b": "Mixtral-8x7B",
-        "olmoe_1b_7b": "OLMoE-1B-7B",
-        "qwen3_30b_a3b": "Qwen3-30B-A3B",
-        "switch_base_8": "Switch-base-8",
-    },
+    "model": {"tiny_moe": "TinyMoE"},
     "platform": {
         "a100_host": "A100",
-        "oneplus_15r": "OnePlus 15R",
-        "rtx_3060": "RTX 3060",
-        "rtx_3090": "RTX 3090",
-        "rtx_4090": "RTX 4090",
         "t4_host": "T4",
         "two_rtx_3090": "2 × RTX 3090",  # noqa: RUF001
     },
 }
+
+
+@cache
+def title(choice: str, column: str) -> str:
+    """What figures call a choice of a column; what is no shipped choice of it goes by its own name."""
+    group = column.replace(".", "/")
+    if choice not in choices().get(group, ()):
+        return choice
+    if choice in NAMES.get(column, {}):
+        return NAMES[column][choice]
+    if column == "model":
+        return str(load(group, choice).name)
+    if column == "policy.host_cache":
+        return f"{title(choice, 'policy.cache')} (host)"
+    words = [WORDS.get(word, word.upper() if re.search(r"\d", word) else word) for word in choice.split("_")]
+    if column == "system":  # a published one, if it is not in NAMES
+        words = [word[0].upper() + word[1:] for word in words]
+    return re.sub(r"\b(i[3579]) ", r"\1-", " ".join(words))
 
 
 def display(value: Any, column: str) -> Any:
@@ -74,7 +86,7 @@ def display(value: Any, column: str) -> Any:
     if isinstance(value, bool | np.bool_):
         return f"{quantity(column).words}: {str(value).lower()}"
     if isinstance(value, str) or not hasattr(value, "__float__"):
-        return CHOICES.get(column, {}).get(value, value)
+        return title(value, column) if isinstance(value, str) else value
     if column.endswith("_bytes"):
         return size(float(value))
     unit = quantity(column, [value])

@@ -122,11 +122,14 @@ def one_row_each(frame: pd.DataFrame, stem: Path, keys: Sequence[str]) -> None:
         return
     first = twice.iloc[0]
     same = twice[(twice[list(keys)].eq(first[list(keys)]) | twice[list(keys)].isna()).all(axis=1)]
+    from experiments.figures.where import told
     from experiments.results.frames import configuration
 
     columns = [*configuration(frame), *frame.columns]  # what was run says more than what came out
     others = [column for column in columns if column not in (*keys, *_NAMES)]
     differing = next((column for column in others if same[column].nunique(dropna=False) > 1), None)
     at = ", ".join(f"{key} {first[key]}" for key in keys)
-    mend = f"they differ in '{differing}', choose one of its values" if differing else "they are the same otherwise"
+    mend = "they are the same otherwise"
+    if differing:
+        mend = f"they differ in '{differing}', choose one of its values: {told(same[differing])}"
     raise ConfigError(f"figure {stem.name}: {len(same)} rows have {at}; expected one ({mend}).")

@@ -49,13 +49,15 @@ QUICK = Extent(
     file_bytes=8 * MIB,
 )
 
+QUICK_REMARK = "measured with --quick: tiny sizes, to see that it works; its figures are poor"
+
 
 class Machine:
     """The benches of this machine; products run on `threads` threads, and the file at `path` is read."""
 
     def __init__(self, library: Backend, threads: int, path: Path, extent: Extent) -> None:
         pool = ColdWeights(extent.sizes.pool_bytes or min(max(4 * last_cache_bytes(), 128 * MIB), 1024 * MIB))
-        self.library, self.threads, self.path = library, threads, path
+        self.library, self.threads, self.path, self.extent = library, threads, path, extent
         self.processor = Bench(processor_cases(library, extent.sizes, pool, sorted({1, threads})))
         self.files = Bench(file_cases(path, extent.request_bytes, extent.depths, extent.file_pass_bytes))
         with Reader(path, 1) as reader:
@@ -74,8 +76,9 @@ class Machine:
 
     def mapping(self) -> dict[str, Any]:
         """The platform file, as `Platform.from_mapping` reads it."""
-        rows = self.rows()
-        return platform_mapping(fit(rows), self._sources(rows), _memory_bytes(), shutil.disk_usage(self.path).total)
+        rows, drive_bytes = self.rows(), shutil.disk_usage(self.path).total
+        remark = QUICK_REMARK if self.extent is QUICK else ""
+        return platform_mapping(fit(rows), self._sources(rows), _memory_bytes(), drive_bytes, remark)
 
     def _sources(self, rows: Sequence[Row]) -> dict[str, str]:
         turns, reads = len(self.processor.seconds), len(self.files.seconds)
@@ -107,16 +110,17 @@ class Machine:
 
 
 def platform_mapping(
-    constants: Constants, sources: dict[str, str], memory_bytes: int, drive_bytes: int
+    constants: Constants, sources: dict[str, str], memory_bytes: int, drive_bytes: int, remark: str = ""
 ) -> dict[str, Any]:
     """A platform of a cpu that computes from dram, with the experts on an ssd.
 
-    sources: of the cpu, dram, ssd and of the drive's link.
+    sources: of the cpu, dram, ssd and of the drive's link; remark: what to know before trusting it.
     """
     fastest = max(point.bytes_per_s for point in constants.read_rates)
     return {
         "name": "this_machine",
         "description": "The machine that moesim calibrate local ran on; computes on the CPU, experts on its drive.",
+        **({"remark": remark} if remark else {}),
         "workers": ["cpu"],
         "home": "ssd",
         "devices": {

@@ -55,6 +55,9 @@ def test_the_platform_written_says_where_it_is_from_and_runs(call: Callable, tmp
         "platform.devices.ssd.memory_capacity_bytes=64 GiB",
     )
     assert (run.code, run.err) == (0, "")
+    shown = call("show", "mine.yaml")
+    for told in (said.out, shown.out, run.out):
+        assert "measured with --quick" in " ".join(told.split())
     assert {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "runs"}  # and no file that was read
 
 

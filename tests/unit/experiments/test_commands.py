@@ -147,6 +147,22 @@ def test_a_model_is_shown_by_its_parts_and_a_platform_with_its_sources(call: Cal
     assert "source of pcie0" in said
 
 
+def test_every_group_of_choices_can_be_listed(call: Callable) -> None:
+    listed = {entry["name"] for kind in KINDS for entry in json.loads(call("list", kind, "--json").out)}
+    assert {name for names in choices().values() for name in names} <= listed
+
+
+def test_a_datasheet_is_shown_with_its_source_and_with_what_was_measured(call: Callable) -> None:
+    said = call("show", "h100_sxm").out
+    assert said.startswith("datasheet h100_sxm\n")
+    assert ["memory", "reads", "3350", "GB/s"] in [line.split() for line in said.splitlines()]
+    assert "source: H100 SXM5" in said
+    assert "gemm" in said.partition("kernels measured on it:")[2]
+    both = call("show", "rtx_4090").out
+    assert both.startswith("platform rtx_4090\n")
+    assert "kernels measured on it: none" in both.partition("datasheet rtx_4090\n")[2]
+
+
 def test_a_name_of_several_things_shows_them_all(call: Callable) -> None:
     said = call("show", "gpt_oss_20b").out
     assert "model gpt_oss_20b\n" in said

@@ -12,13 +12,14 @@ from experiments import schema
 from experiments.compose import CONF, choices, chosen, compose_config
 from experiments.explain import ConfigError
 from experiments.policy import make_policy
-from experiments.run import config_hash, scenario_from_config
+from experiments.run import config_hash, scenario_from_config, trace_recipe
 from experiments.sweep.points import points
 from hwmodels import Platform
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.scenario import Settings, System
 from traces import data_path, open_trace
+from traces.synthesis.guesses import recall_table
 
 POLICIES = [(group, name) for group, names in choices().items() if group.startswith("policy/") for name in names]
 
@@ -44,8 +45,17 @@ def test_every_platform_file_is_a_platform_that_describes_itself(name: str) -> N
 
 
 @pytest.mark.parametrize("name", choices()["trace"])
-def test_every_trace_file_names_a_shipped_trace(name: str) -> None:
-    assert len(open_trace(data_path(OmegaConf.load(CONF / "trace" / f"{name}.yaml").path)))
+def test_every_trace_file_names_a_shipped_trace_or_profile(name: str) -> None:
+    node = OmegaConf.load(CONF / "trace" / f"{name}.yaml")
+    assert node.name == name
+    recipe = trace_recipe(node)
+    if recipe is None:
+        assert len(open_trace(data_path(node.path)))
+    else:
+        profile = recipe.content()
+        if recipe.guesses is not None:
+            recall_table(recipe.guesses["recall"], len(profile.layers), name)
+        assert profile.gate is not None or profile.base is not None
 
 
 @pytest.mark.parametrize("group", ["system", "experiment"])

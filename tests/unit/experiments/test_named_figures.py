@@ -12,14 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.catalogue import load
 from experiments.compose import choices
 from experiments.explain import ConfigError
 from experiments.figures.data import Data
 from experiments.figures.definition import figure_file, figure_names, read_definition
 from experiments.figures.kinds import KINDS
 from experiments.figures.named import prepare, table_of
-from experiments.figures.names import CHOICES, display
+from experiments.figures.names import NAMES, WORDS, display
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["workload.requests=1", "workload.max_decode_tokens=2", "reference=false"]
@@ -191,12 +190,25 @@ def test_quantities_of_a_platform_are_drawn_as_numbers_with_their_units(
 # ---- what values are called, and what tells runs apart
 
 
-def test_names_are_of_shipped_choices_and_no_two_of_a_column_are_the_same() -> None:
-    for column, names in CHOICES.items():
+FIGURED = [group for group in choices() if group in ("model", "platform", "system") or group.startswith("policy/")]
+
+
+@pytest.mark.parametrize("group", FIGURED)
+def test_every_shipped_choice_has_a_name_of_its_own(group: str) -> None:
+    names = [display(choice, group.replace("/", ".")) for choice in choices()[group]]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if "_" in name or name == "none"] == []
+
+
+def test_the_name_of_every_platform_is_made_of_known_words() -> None:
+    by_words = [choice for choice in choices()["platform"] if choice not in NAMES["platform"]]
+    words = {word for choice in by_words for word in choice.split("_") if word.isalpha()}
+    assert words <= set(WORDS), "give them in experiments/figures/names.py, or the whole platform a name"
+
+
+def test_names_are_of_shipped_choices() -> None:
+    for column, names in NAMES.items():
         assert set(names) <= set(choices()[column.replace(".", "/")]), column
-        assert len(set(names.values())) == len(names), column
-    for choice, name in CHOICES["model"].items():
-        assert load("model", choice)["name"] == name
 
 
 @pytest.mark.parametrize(
@@ -204,6 +216,10 @@ def test_names_are_of_shipped_choices_and_no_two_of_a_column_are_the_same() -> N
     [
         ("s3fifo", "policy.cache", "S3-FIFO"),
         ("mine.yaml", "policy.cache", "mine.yaml"),
+        ("my_box", "platform", "my_box"),
+        ("deepseek_v3", "model", "DeepSeek-V3"),
+        ("rtx_4090_i9_14900k", "platform", "RTX 4090 i9-14900K"),
+        ("s3fifo", "policy.host_cache", "S3-FIFO (host)"),
         (6.0, "cache_gib", "6 GiB"),
         (2**16, "settings.chunk_bytes", "64 KiB"),
         (4, "workload.batch_size", "batch size 4"),
@@ -264,7 +280,8 @@ def test_rows_that_a_kind_cannot_tell_apart_are_refused_with_the_column(
     drawing = KINDS[kind].prepare(Data("x", points=points), **draw)
     with pytest.raises(ConfigError) as refused:
         drawing.draw(tmp_path / "x", width_in=3.3)
-    mend = f"they differ in '{column}', choose one of its values"
+    values = {"cache_gib": "2, 4", "seed": "0, 1", "policy.cache": "lru, belady"}[column]
+    mend = f"they differ in '{column}', choose one of its values: {values}"
     assert str(refused.value).endswith(f"2 rows have {keys}; expected one ({mend}).")
 
 
@@ -349,6 +366,32 @@ def test_a_request_that_cannot_be_is_refused_in_one_sentence(
     call: Callable, arguments: list[str], sentence: str
 ) -> None:
     assert call("figure", *arguments) == (2, "", f"{sentence}\n")
+
+
+def test_a_sweep_over_more_than_the_figure_shows_is_narrowed_by_where(call: Callable, own: Callable) -> None:
+    lists = ["policy/cache=lru,lfu,fifo", "platform=rtx_3060,rtx_3090", "cache_gib=2,2.5"]
+    smoke = ["experiment=smoke", "workload.max_decode_tokens=2", "reference=false"]
+    assert call("sweep", *smoke, *lists, "--out", "swept", "--workers", "0").code == 0
+    drawing = ["figure", own("kind", "kind"), "--from", "swept"]
+    said = call(*drawing, "--where", "cache_gib=2.50")
+    assert (said.code, said.out) == (2, "")
+    assert "they differ in 'platform', choose one of its values: rtx_3060, rtx_3090" in said.err
+    conditions = ("platform=RTX_3090", "cache_gib=2.50", "policy/cache=lru,lfu")
+    said = call(*drawing, *(word for condition in conditions for word in ("--where", condition)))
+    assert (said.code, said.err) == (0, "")
+    drawn = pd.read_csv("runs/figures/mine.csv")
+    assert drawn["policy.cache"].tolist() == ["lru", "lfu"]
+    for condition, sentence in {
+        "platform=rtx_4090": "no run has platform rtx_4090; there are rtx_3060, rtx_3090.",
+        "platfrm=rtx_3060": "there is no column 'platfrm'; did you mean 'platform'?",
+        "platform": "expected COLUMN=VALUE, such as platform=rtx_3060.",
+    }.items():
+        assert call(*drawing, "--where", condition) == (2, "", f"--where {condition}: {sentence}\n")
+
+
+def test_where_chooses_among_runs_that_are_there(call: Callable) -> None:
+    said = call("figure", "cache_budget", "--where", "seed=1")
+    assert said == (2, "", "--where seed=1: it chooses among runs that are there; give their folder by --from.\n")
 
 
 def test_a_figure_of_which_runs_fail_is_refused_with_the_reason(call: Callable, own: Callable) -> None:

@@ -58,6 +58,17 @@ def test_a_constant_that_slows_both_alike_cancels_in_a_difference(tmp_path, monk
     assert set(results.load("x")) >= {"tpot_mean_s_p5", "tokens_per_s_p95"}
 
 
+def test_a_sweep_prints_the_interval_of_each_point(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    overrides = [*RUN, "policy/cache=lru,lfu", "uncertainty=calibration", "uncertainty.draws=3"]
+    assert main(["sweep", *overrides, "--out", "x", "--workers", "0"]) == 0
+    said = capsys.readouterr().out
+    for row in results.load("x").to_dict("records"):
+        low, mean, high = (row[f"tpot_mean_s{suffix}"] for suffix in ("_p5", "", "_p95"))
+        assert f"{mean:.4g} ({low:.4g} to {high:.4g})" in said
+    assert "percentile of the drawn constants" in said
+
+
 def test_points_without_draws_are_refused():
     points = pd.DataFrame({"point": [0, 1], "policy.cache": ["lru", "lfu"], "tpot_mean_s": [1.0, 2.0]})
     draws = pd.DataFrame({"point": [0, 0], "draw": [0, 1], "tpot_mean_s": [1.0, 1.1]})
