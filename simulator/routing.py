@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.residency import PolicyError
+
 if TYPE_CHECKING:
     from simulator.plan import Step
     from simulator.residency import Slot, Tier
@@ -25,15 +27,18 @@ class Routing:
         """A step begins."""
         self._step = step
 
+    def _now(self) -> Step:
+        if self._step is None:
+            raise PolicyError("a policy asks what the router said, which is seen on platforms of one worker only.")
+        return self._step
+
     def ids(self, layer: int) -> np.ndarray:
-        """Experts chosen by each token, [n, k], -1 where a slot is empty."""
-        assert self._step is not None
-        return np.concatenate([rows[:, layer] for rows in self._step.rows])
+        """Experts chosen by each token, [n, k], -1 where a slot is empty. Raises PolicyError with several workers."""
+        return np.concatenate([rows[:, layer] for rows in self._now().rows])
 
     def weights(self, layer: int) -> np.ndarray:
         """Gate weights of each token's experts, [n, k]; equal ones where the trace has none."""
-        assert self._step is not None
-        parts = self._step.weights
+        parts = self._now().weights
         if parts is None:
             return equal_weights(self.ids(layer))
         weights = np.concatenate([rows[:, layer] for rows in parts]).astype(np.float64)
@@ -41,8 +46,7 @@ class Routing:
 
     def probabilities(self, layer: int) -> np.ndarray | None:
         """The router's probabilities for each token, [n, E]; None where the trace has none."""
-        assert self._step is not None
-        parts = self._step.probabilities
+        parts = self._now().probabilities
         return None if parts is None else np.concatenate([rows[:, layer] for rows in parts]).astype(np.float64)
 
     def shares(self, layer: int) -> dict[int, float]:

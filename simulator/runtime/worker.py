@@ -277,6 +277,9 @@ class Worker(Stream):
                 counters[2] += asked
         elif blobs:
             self._tell(layer, blobs, ())
+        if self._cpu is not None and self._cpu.early:  # begun in vain
+            for blob in [blob for blob in self._cpu.early if self._work.layer_of(blob) == layer]:
+                del self._cpu.early[blob]
         if late:
             if self._prefetch.promotes:
                 for transfer in late:
@@ -439,8 +442,6 @@ class Worker(Stream):
         if cpu is not None and cpu.early:
             begun = [cpu.early.pop(blob) for blob in misses if blob in cpu.early]
             misses = [blob for blob in misses if all(blob != work.blob for work in begun)]
-            for blob in [blob for blob in cpu.early if self._work.layer_of(blob) == layer]:
-                del cpu.early[blob]  # begun in vain
         if not misses and not policy.always:
             return (), hits, begun
         work = self._work

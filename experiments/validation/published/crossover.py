@@ -1,4 +1,4 @@
-"""From how many tokens on copying an expert's weights is quicker than running it on the host CPU, by the costs of a run."""
+"""From how many tokens on copying an expert is quicker than running it on the host CPU, by the costs of a run."""
 
 from __future__ import annotations
 

@@ -32,4 +32,6 @@ class DeferredOnCpu(ExecutionPolicy):
         ids, weights = work.routing.ids(work.layer), work.routing.weights(work.layer)
         order = np.argsort(-weights, axis=1, kind="stable")[:, : max(0, ids.shape[1] - self._defer)]
         at_once = set(np.take_along_axis(ids, order, axis=1).ravel().tolist())
-        return Split((), work.misses, [blob for blob in work.misses if blob % work.experts not in at_once])
+        first = [blob for blob in work.misses if blob % work.experts in at_once]
+        later = [blob for blob in work.misses if blob % work.experts not in at_once]
+        return Split((), [*first, *later], later)

@@ -10,10 +10,10 @@ import pytest
 from simulator.plan import Plan, Workload
 from simulator.policies import PolicyContext
 from simulator.policies.cache.belady import Belady
+from simulator.policies.cache.fifo_expected import FifoExpected
 from simulator.policies.cache.frequency_distance import FrequencyDistance
 from simulator.policies.cache.importance import LeastImportant
 from simulator.policies.cache.inactive_lifo import InactiveThenLast
-from simulator.policies.cache.lru import Lru
 from simulator.policies.gating.hashed import HashedRouting
 from simulator.policies.gating.resident import ResidentOnly
 from simulator.policies.placement.popular import PopularFirst
@@ -223,6 +223,16 @@ def test_loads_of_a_whole_pass_overlap_it_and_only_the_first_layer_is_waited_for
     assert ahead.duration_ps < on_demand.duration_ps
 
 
+def test_what_is_named_leaves_last_and_never_for_a_fetch_ahead():
+    policy = FifoExpected()
+    view = View(0)
+    policy.on_layer([0, 1, 10], [0, 1, 10], view)
+    policy.on_forecast([0, 21], None, view)
+    assert policy.victims(1, [], view) == [1, 10, 0]
+    view.prefetching = True
+    assert policy.victims(1, [], view) == [1, 10]
+
+
 # ---- SwapMoE
 
 
@@ -305,9 +315,9 @@ def test_the_genetic_search_gives_the_same_slots_for_the_same_seed():
 def test_what_the_batch_does_not_ask_for_leaves_first_then_the_last_that_came():
     policy = InactiveThenLast()
     policy.on_layer([0, 1], [0, 1], View(0))
-    policy.on_layer([2, 3, 4], [2, 3, 4], View(0))
+    policy.on_layer([2, 3, 4, 0], [2, 3, 4], View(0))
     policy.on_layer([0, 3, 4], [], View(0))
-    assert policy.victims(1, [], View(0)) == [2, 1, 4, 3, 0]
+    assert policy.victims(1, [], View(0)) == [1, 2, 4, 3, 0]
 
 
 def misses(trace, cache, slots, batch):
@@ -318,14 +328,13 @@ def misses(trace, cache, slots, batch):
     return counts(run(model, trace, tiny_platform(), choice, **facts))["loads"]
 
 
-def test_on_a_skewed_batch_it_misses_less_than_lru_and_not_much_more_than_belady():
+def test_on_a_skewed_batch_it_misses_not_much_more_than_belady():
     rng = np.random.default_rng(11)
     share = np.arange(1, 33) ** -1.2
     ids = [[[[e] for e in rng.choice(32, size=2, p=share / share.sum())] for _ in range(30)] for _ in range(16)]
     trace = tiny_trace(ids, 32)
-    buffered, lru, best = (misses(trace, cache, 6, batch=16) for cache in (InactiveThenLast, Lru, Belady))
-    assert best <= buffered < lru
-    assert buffered < 1.5 * best
+    buffered, best = (misses(trace, cache, 6, batch=16) for cache in (InactiveThenLast, Belady))
+    assert best <= buffered < 1.2 * best
 
 
 # ---- all

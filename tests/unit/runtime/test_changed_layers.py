@@ -286,6 +286,25 @@ def test_work_begun_early_is_only_waited_for():
     assert early.duration_ps < late.duration_ps
 
 
+def test_work_begun_in_vain_is_forgotten_once_its_layer_has_run():
+    class Once(Early):
+        """Starts expert 3 of layer 1 after the first layer 0 alone; tokens 0 and 1 do not ask for it, token 2 does."""
+
+        started = False
+
+        def ahead(self, work):
+            begin, self.started = not self.started, True
+            return [7] if begin else ()
+
+    from simulator.policies.prefetch.none import NoPrefetch
+
+    ids = [[[0, 1], [0, 1]], [[0, 1], [0, 1]], [[0, 1], [0, 3]]]
+    roles = {"execution": Once, "prediction": LookaheadPrediction, "prefetch": NoPrefetch}
+    result = run(MODEL, tiny_trace([ids], guesses=True), tiny_platform(), system(**roles), cache_bytes=ALL)
+    jobs = [blob for name, blob, *_ in result.run.fabric.log if name == "cpu experts"]
+    assert jobs.count(7) == 2
+
+
 class Forgetful(ExecutionPolicy):
     def split(self, work):
         return Split(work.misses[1:])
