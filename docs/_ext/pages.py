@@ -20,9 +20,11 @@ from experiments import catalogue, schema
 from experiments.compose import choices, chosen
 from simulator.plan import Workload
 from simulator.scenario import Settings
+from traces.synthesis.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIBED_BY = {  # whose docstrings tell of the keys below these
+    "trace": Recipe,
     "workload": Workload,
     "settings": Settings,
     "uncertainty": schema.UncertaintyFields,
@@ -206,9 +208,6 @@ def configuration_page() -> str:
     listed = {group: catalogue.listed(kind) for kind, group in catalogue.KIND_GROUPS.items()}
     for row in catalogue.listed("policies"):
         listed.setdefault(f"policy/{row['role']}", []).append(row)
-    for name in choices()["uncertainty"]:
-        row = {"name": name, "description": catalogue.describe("uncertainty", catalogue.load("uncertainty", name))}
-        listed.setdefault("uncertainty", []).append(row)
     order = ["system", "model", "platform", "trace", "experiment", "uncertainty"]
     order += [f"policy/{role}" for role in schema.roles()]
     default = _default_choices()
