@@ -137,6 +137,11 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--table", help="name of the measured table, if the columns do not tell")
     ask.add_argument("--device", action="append", default=[], metavar="YAML", help="a datasheet of one's own")
 
+    asked = commands.add_parser("serve-predict", help="TTFT and TPOT of serving engines by fitted models")
+    asked.add_argument("file", metavar="FILE", help="rows of model, GPU, engine, layout, lengths (.csv or .parquet)")
+    asked.add_argument("--out", required=True, metavar="FILE", help="where to write them with the predictions")
+    asked.add_argument("--device", action="append", default=[], metavar="YAML", help="a datasheet of one's own")
+
     fitting = commands.add_parser("calibrate", help="fit the kernel models; 'calibrate local' measures this machine")
     fitting.add_argument("kernels", nargs="*", metavar="KERNEL", help="some of the models (default: all)")
     fitting.add_argument("--out", metavar="FOLDER", help="folder of the fitted files (default: the package's own)")
@@ -155,6 +160,11 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, metavar="N", help="of fitting and drawing, the first (default: 0)"
     )
     drawn.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
+    serving = recorded.add_parser("serving-rows", help="TTFT and TPOT of serving engines beside measured rows")
+    serving.add_argument("--out", required=True, metavar="FOLDER", help="where to write the page, table and figures")
+    text = "the measured rows (default: measured/serving.csv in the folder MOESIM_EXTRA_DATA)"
+    serving.add_argument("--measured", metavar="FILE.csv", help=text)
+    serving.add_argument("--fit", action="store_true", help="fit the engines' constants first (minutes)")
     for name in claim_sets():
         _claims(recorded.add_parser(name, help=f"published claims: {name}"))
     own = recorded.add_parser("claims", help="published claims of one's own")
@@ -342,7 +352,7 @@ def _run(arguments: list[str]) -> int:
         rest = [item for item in rest if item.startswith("-")]
     if rest:
         raise _UsageError(f"unknown argument '{rest[0]}'; see 'moesim {options.command} --help'.")
-    module = importlib.import_module(f"experiments.commands.{options.command}")
+    module = importlib.import_module(f"experiments.commands.{options.command.replace('-', '_')}")
     code: int = module.main(options)
     return code
 

@@ -12,21 +12,25 @@ from simulator.model_recurrent import RecurrentSpec
 
 @dataclass(frozen=True)
 class Layout:
-    """Tensor parallelism within each of `attention_dp` groups; experts are cut moe_tp ways and dealt to moe_ep ranks."""
+    """Tensor parallelism within each of `attention_dp` groups; experts are cut moe_tp ways and dealt to moe_ep ranks.
+
+    pp: stages of a pipeline, each with its share of the layers, which the parts of a batch run through in turn.
+    """
 
     tp: int = 1
     attention_dp: int = 1
     moe_tp: int = 1
     moe_ep: int = 1
+    pp: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tp", "attention_dp", "moe_tp", "moe_ep"):
+        for name in ("tp", "attention_dp", "moe_tp", "moe_ep", "pp"):
             if getattr(self, name) < 1:
                 raise ModelError(f"layout: {name} must be at least 1, got {getattr(self, name)}.")
 
     @property
     def gpus(self) -> int:
-        """GPUs of one instance."""
+        """GPUs of one stage."""
         return self.tp * self.attention_dp
 
     def of(self, spec: ModelSpec) -> ModelSpec:
@@ -36,6 +40,9 @@ class Layout:
         """
         if spec.experts and spec.experts % self.moe_ep:
             raise ModelError(f"layout: moe_ep must divide the {spec.experts} experts, got {self.moe_ep}.")
+        if spec.experts and self.moe_tp * self.moe_ep != self.gpus:
+            shared = f"{self.moe_tp} * {self.moe_ep}"
+            raise ModelError(f"layout: moe_tp * moe_ep must be the {self.gpus} GPUs of attention, got {shared}.")
         kinds = {name: _part_of(kind, self.tp) for name, kind in spec.attention.items()}
         return replace(
             spec,
@@ -48,7 +55,7 @@ class Layout:
     def weight_bytes(self, spec: ModelSpec) -> float:
         """Stored bytes on one GPU; what is not a routed expert is taken to be cut `tp` ways."""
         routed = spec.parts()["routed_experts"][1]
-        return routed / (self.moe_tp * self.moe_ep) + spec.dense_bytes / self.tp
+        return (routed / (self.moe_tp * self.moe_ep) + spec.dense_bytes / self.tp) / self.pp
 
 
 def _part_of(kind: AttentionSpec | RecurrentSpec, tp: int) -> AttentionSpec | RecurrentSpec:
