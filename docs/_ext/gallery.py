@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -21,6 +22,8 @@ DOCS = Path(__file__).resolve().parents[1]
 IMAGES = DOCS / "images" / "gallery"
 SCALE = 2 / 3  # of the 300 dots per inch that papers want; a screen needs fewer
 SHOWN = "cache_policies"  # the definition that the page quotes
+DATA = DOCS / "gallery_data"
+LONG = ("systems_against_budget",)  # they take minutes, so that their rows are kept too
 
 _HEAD = """\
 # Gallery
@@ -29,8 +32,8 @@ A picture of every kind, each made by one command from the traces that moesim sh
 `make gallery`. Where a text does not say otherwise, gpt-oss-20b decodes recorded answers to MMLU questions on an RTX
 3060, 4 GiB of which hold experts. All numbers are predictions of the model ([fidelity](fidelity.md)).
 
-A command runs what its figure needs on all cores, in seconds, and writes a PNG, a PDF and the drawn data as CSV to
-`runs/figures/`. Finished runs are kept and not repeated.
+A command runs what its figure needs on all cores, in seconds unless said otherwise, and writes a PNG, a PDF and the
+drawn data as CSV to `runs/figures/`. Finished runs are kept and not repeated.
 
 ```sh
 moesim list figures
@@ -75,6 +78,8 @@ def page() -> str:
         picture = f"![{title}]({(IMAGES / name).relative_to(DOCS).as_posix()}.png)"
         source = f"[{file.name}](../{file.relative_to(DOCS.parent).as_posix()})"
         text = read_definition(file).description
+        if name in LONG:
+            source += f"; it takes minutes, so that its data are kept: [{name}.csv]({DATA.name}/{name}.csv)"
         parts.append(f"## {title}\n\n{picture}\n\n{text}\n\n```sh\nmoesim figure {name}\n```\n\nDefinition: {source}\n")
     definition = (GALLERY / f"{SHOWN}.yaml").read_text(encoding="utf-8")
     parts.append(_OWN.format(shown=SHOWN, definition=definition) + "\n".join(_kinds()) + "\n")
@@ -127,8 +132,11 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoiseWarning)  # the figure shows the interval
-                picture = draw_figure(name, Path(folder)).files[0]
-            shrink(picture, IMAGES / f"{name}.png")
+                files = draw_figure(name, Path(folder)).files
+            shrink(files[0], IMAGES / f"{name}.png")
+            if name in LONG:
+                DATA.mkdir(exist_ok=True)
+                shutil.copyfile(files[-1], DATA / f"{name}.csv")
         print(f"drew {name}")
     for old in sorted(IMAGES.glob("*.png")):
         if old.stem not in figure_names():

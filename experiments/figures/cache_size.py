@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _GIB = 2**30
-_REFERENCES = (("reference", "clairvoyant reference", REFERENCE), ("physics", "physics bound", BOUND))
+REFERENCES = (("reference", "clairvoyant reference", REFERENCE), ("physics", "physics bound", BOUND))
 
 
 def cache_size_curves(
@@ -40,7 +40,7 @@ def cache_size_curves(
         curves = curves.assign(cache_gib=curves["cache_gib"].fillna(curves["cache_bytes"] / _GIB))
     rows = checked(curves, stem, [series], ["cache_gib", "hit_rate", time])
     one_row_each(rows, stem, [series, "cache_gib"])
-    references = [entry for entry in _REFERENCES if f"{entry[0]}_tpot_s" in rows and rows[f"{entry[0]}_tpot_s"].any()]
+    references = [entry for entry in REFERENCES if f"{entry[0]}_tpot_s" in rows and rows[f"{entry[0]}_tpot_s"].any()]
     unit = quantity(time, rows[time])
     labels = [shown(name) for name in dict.fromkeys(rows[series])] + [label for _, label, _ in references]
     columns, legend_in = legend_shape(labels, width_in)

@@ -117,6 +117,43 @@ def cache_size(data: Data, *, series: str = "policy.cache", time: str = "tpot_me
     return Drawing(table, _with(cache_size_curves, data.renamed(table, series), series=series, time=time))
 
 
+def cache_size_grid(
+    data: Data,
+    *,
+    groups: dict[str, list[str]],
+    baseline: str,
+    series: str = "system",
+    rows: str = "model",
+    columns: str = "platform",
+    time: str = "tpot_mean_s",
+    dashed: list[str] | None = None,
+) -> Drawing:
+    """Time per token of many systems against the budget: a panel for each model and machine, with both limits.
+
+    groups    title in the legend -> values of `series` below it; their lines have shades of one colour
+    baseline  value of `series` with the thick line, whose runs say clairvoyant reference and physics bound
+    series    column with a line for each value; of a system with changes only its name counts
+    rows      column with a row of panels for each value
+    columns   column with a column of panels for each value
+    time      metric that is drawn, in seconds
+    dashed    values of `series` with dashed lines (null: none)
+    """
+    from experiments.figures.cache_size_grid import cache_size_grid as draw_grid
+
+    assert data.points is not None
+    keys = [series, rows, columns]
+    if series == "system" and series in data.points:
+        names = [str(system).partition(" with ")[0] for system in data.points[series]]
+        data.points = data.points.assign(**{series: names})
+    lost = ["dropped_weight_share", "substituted_weight_share", "low_precision_weight_share"]
+    optional = [*data.apart(*keys, "cache_gib"), "hit_rate", *lost, "reference_tpot_s", "physics_tpot_s"]
+    table = data.columns(keys, ["cache_gib", time], optional)
+    called = {title: [data.called(name, series) for name in names] for title, names in groups.items()}
+    options: dict[str, Any] = {"series": series, "rows": rows, "columns": columns, "time": time, "groups": called}
+    options |= {"baseline": data.called(baseline, series), "dashed": [data.called(n, series) for n in dashed or []]}
+    return Drawing(table, _with(draw_grid, data.renamed(table, *keys), **options))
+
+
 def time_breakdown(data: Data, *, name: str, time: str = "tpot_mean_s", share: bool = False) -> Drawing:
     """Stacked bars of where the time of a token goes.
 
@@ -308,6 +345,7 @@ KINDS: dict[str, Kind] = {
     "bars": Kind(bars, "sweep"),
     "speedup": Kind(speedup, "sweep"),
     "cache_size": Kind(cache_size, "sweep"),
+    "cache_size_grid": Kind(cache_size_grid, "sweep"),
     "time_breakdown": Kind(time_breakdown, "sweep"),
     "pareto": Kind(pareto, "sweep"),
     "tornado": Kind(tornado, "sweep"),

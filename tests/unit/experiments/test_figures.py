@@ -16,6 +16,7 @@ from experiments.compose import compose_config
 from experiments.explain import ConfigError
 from experiments.figures.bars import bars, speedup_bars
 from experiments.figures.cache_size import cache_size_curves
+from experiments.figures.cache_size_grid import cache_size_grid
 from experiments.figures.expert_load import expert_load_map
 from experiments.figures.latency import latency_cdf
 from experiments.figures.pareto import pareto_front
@@ -53,6 +54,17 @@ SIZES = pd.DataFrame(
         "physics_tpot_s": [0.010, 0.010, 0.009, 0.010],
     }
 )
+GRID = pd.DataFrame(  # two models, two machines, two sizes; the second system has no run of the second model
+    [
+        {"system": system, "model": model, "platform": platform, "cache_gib": gib, "tpot_s": tpot_s / gib}
+        for model, systems in (("small", ("LRU", "ahead", "fewer")), ("large", ("LRU", "fewer")))
+        for platform, slow in (("slow", 2.0), ("fast", 1.0))
+        for system, tpot_s in zip(systems, (0.08 * slow, 0.04 * slow, 0.02), strict=False)
+        for gib in (4.0, 2.0)
+    ]
+)
+GRID = GRID.assign(reference_tpot_s=(GRID["tpot_s"] / 4).where(GRID["system"] == "LRU"), physics_tpot_s=0.002)
+GRID.loc[GRID["system"] == "fewer", "physics_tpot_s"] = 0.001  # it does less work; the limits are those of LRU
 SHARES = FIRST.assign(pcie_share=[0.5, 0.6, NAN], hbm_share=[0.4, 0.3, 0.9], overhead_share=[0.1, 0.1, 0.1])
 STEPS = pd.DataFrame({"step": range(101), "phase": "decode", "warmup": False, "latency_s": np.arange(101) / 1000})
 LOADS = pd.DataFrame({"layer": [0, 0, 1, 1], "expert": [0, 1, 0, 1], "selections": [1, 3, 0, 0]})
@@ -96,6 +108,15 @@ KINDS: dict[str, tuple[Callable[..., list[Path]], Any, dict[str, Any], set[str]]
         SIZES,
         {"width_in": 3.3},
         {"hit rate (%)", "time per token (ms)", "expert cache (GiB)"},
+    ),
+    "cache size grid": (
+        cache_size_grid,
+        GRID,
+        {
+            **{"series": "system", "rows": "model", "columns": "platform", "time": "tpot_s", "baseline": "LRU"},
+            **{"groups": {"fetched": ["ahead"], "dropped": ["none", "fewer"]}, "dashed": ["fewer"]},
+        },
+        {"small\ntime per token (ms)", "large\ntime per token (ms)", "expert cache (GiB)"},
     ),
     "latency": (latency_cdf, STEPS, {}, {"latency (ms)", "share of decode steps (%)"}),
     "time": (time_stacks, SHARES, {"name": "policy.cache", "time": "tpot_mean_s"}, {"time per decoded token (ms)"}),
@@ -298,6 +319,55 @@ def test_a_cache_size_left_to_the_run_comes_from_its_bytes(tmp_path: Path, drawn
         SIZES.head(2).assign(cache_gib=[2.0, None], cache_bytes=[2 * 2**30, 6 * 2**30]), tmp_path / "x", width_in=3.3
     )
     assert drawn[0].axes[0].lines[0].get_xdata().tolist() == [2.0, 6.0]
+
+
+def lines_of(axes: Any) -> dict[str, Any]:
+    return {str(line.get_label()): line for line in axes.lines}
+
+
+def test_a_grid_has_a_panel_for_each_model_and_machine_with_the_baselines_limits(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw("cache size grid", GRID, tmp_path / "x")
+    panels = [axes for axes in drawn[0].axes if axes.lines]
+    assert [axes.get_title() for axes in panels] == ["slow", "fast", "", ""]
+    slow, _, large_slow, large_fast = map(lines_of, panels)
+    assert slow["LRU"].get_xydata() == pytest.approx(np.array([[2.0, 80.0], [4.0, 40.0]]))
+    assert slow["clairvoyant reference"].get_xydata() == pytest.approx(np.array([[2.0, 20.0], [4.0, 10.0]]))
+    assert slow["physics bound"].get_ydata().tolist() == pytest.approx([2.0, 2.0])
+    assert large_fast["fewer"].get_ydata().tolist() == pytest.approx([20.0, 10.0])
+    assert set(slow) - set(large_slow) == {"ahead"}
+    for axes in panels[:2]:
+        assert axes.get_ylim() == pytest.approx((2.0 / 1.25, 80.0 * 1.25))
+    assert panels[0].get_yscale() == "log"
+
+
+def test_a_grids_legend_names_each_line_once_below_its_group_and_dashes_those_asked_for(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw("cache size grid", GRID, tmp_path / "x")
+    legends = {
+        axes.get_legend().get_title().get_text(): [
+            (line.get_label(), line.get_linestyle()) for line in axes.get_legend().legend_handles
+        ]
+        for axes in drawn[0].axes
+        if axes.get_legend()
+    }
+    limits = [("LRU", "-"), ("clairvoyant reference", "--"), ("physics bound", ":")]
+    assert legends == {" ": limits, "fetched": [("ahead", "-")], "dropped": [("fewer", "--")]}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"baseline": "LFU"}, "no row has system LFU, the baseline; did you mean 'LRU'?"),
+        ({"groups": {"all": ["ahead"]}}, "system fewer is in none of the groups; expected it in one."),
+    ],
+)
+def test_a_grid_says_which_line_it_lacks_or_cannot_place(tmp_path: Path, options: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        cache_size_grid(GRID, tmp_path / "x", **{**KINDS["cache size grid"][2], **options})
+    assert str(refused.value) == f"figure x: {sentence}"
 
 
 def test_the_latency_curve_goes_through_its_percentiles_and_leaves_warm_up_out(
