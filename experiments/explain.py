@@ -15,6 +15,9 @@ _WORDS = {
 }
 
 
+MOST_NAMED = 40  # choices that a message lists
+
+
 class ConfigError(ValueError):
     """A configuration or command that cannot be; the message is one sentence."""
 
@@ -35,7 +38,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         near = [last[key] for key in found]
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f" (there are: {', '.join(known)})." if 0 < len(known) <= 20 else "."
+    return f" (there are: {', '.join(known)})." if 0 < len(known) <= MOST_NAMED else "."
 
 
 def explain(

@@ -158,6 +158,7 @@ class _Builder:
             size_bytes=self.sizes,
             levels=len(self.precision.bits) if name in ("cache", "host_cache") else 1,
             layer_bytes=self.layer_bytes,
+            stored_bits=model.bits("experts"),
             guess_distances=meta.guess_distances,
             capacity_bytes=capacity_bytes,
             rng=np.random.default_rng(component_seed(self.scenario.settings.seed, name, child)),
@@ -346,6 +347,10 @@ class _Builder:
                 "policy/gating and policy/precision that decide while the run goes on need a platform of one worker;"
                 f" {self.scenario.platform.name} has {len(self.workers)}."
             )
+        self.remarks.append(
+            "gating or precision decides while the run goes on: the physics bound is that of the dense work alone, and"
+            " there is no clairvoyant reference"
+        )
         return Adapter(tier, self.routing, self.scenario.model.experts, self.gating, self.precision)
 
     def _fill(self, tier: Tier, blobs: list[int]) -> None:

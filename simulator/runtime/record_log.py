@@ -27,8 +27,8 @@ class RecordLog(Sequence[T], Generic[T]):
 
     >>> @dataclasses.dataclass
     ... class Visit:
-    ...     number: "int"
-    ...     pages: "list[int]"
+    ...     number: int
+    ...     pages: list[int]
     >>> log = RecordLog(Visit)
     >>> log.append(Visit(7, [1, 2]))
     >>> log[0], log.column("number"), log.sums("pages")
@@ -36,7 +36,10 @@ class RecordLog(Sequence[T], Generic[T]):
     """
 
     def __init__(self, kind: type[T]) -> None:
-        fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        fields = {  # types as text, whether the class postpones its annotations or not
+            field.name: field.type.__name__ if isinstance(field.type, type) else str(field.type)
+            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        }
         strange = [name for name, type_ in fields.items() if type_ not in _KINDS]
         if strange:
             raise TypeError(f"field {strange[0]} of {kind.__name__}: expected one of {', '.join(_KINDS)}.")

@@ -68,7 +68,7 @@ def test_a_platform_shows_the_bandwidth_of_every_link_and_memory(name):
     for link in platform.links:
         for text in (svg.text, page.text):
             assert link.name in text
-            assert f"{link.bandwidth_bytes_per_s / 1e9:.4g} GB/s" in text
+            assert format_quantity(link.bandwidth_bytes_per_s, "bytes_per_s") in text
         assert link.source in page.text
     for device in platform.devices.values():
         assert device.name in svg.text

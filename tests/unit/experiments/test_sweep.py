@@ -331,7 +331,9 @@ def test_a_dry_run_writes_nothing_and_its_configuration_is_that_of_the_run(call:
 
 def test_glob_takes_every_choice_and_unordered_or_odd_lists_are_refused(call: Callable) -> None:
     listed = points([*SHORT, "policy/cache=glob(l*)"])
-    assert [point.choices["policy/cache"] for point in listed] == ["lfu", "lfu_history", "lru"]
+    assert [point.choices["policy/cache"] for point in listed] == [
+        name for name in choices()["policy/cache"] if name.startswith("l")
+    ]
     for override, words in (
         ("policy/cache=glob(x*)", "there is no such choice"),
         ("policy/cache=[lru,lfu]", "no brackets"),
