@@ -21,10 +21,17 @@ from experiments.sweep.runner import Progress
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
+    from rich.table import Table
 
-SHOWN = 5
+SHOWN = 5  # points of a long table, and failures, that are printed
+ALL = 10  # a table of up to so many points is printed whole
 INTERRUPTED = 130
 SOME_FAILED = 1  # exit code: the tables are written, but some points are in failures.csv
+CHANGED = {  # header -> share of the gate weight for which the answer may differ from the model's, 0 to 1
+    "dropped": "dropped_weight_share",
+    "substituted": "substituted_weight_share",
+    "low_precision": "low_precision_weight_share",
+}
 
 
 def main(options: argparse.Namespace) -> int:
@@ -106,8 +113,10 @@ def _print(done: Report) -> None:
     table = done.points
     if len(table):
         metric = "tpot_mean_s" if table["tpot_mean_s"].notna().any() else "duration_s"
-        title = f"the {SHOWN} fastest of {len(table):,}" if len(table) > SHOWN else "fastest first"
-        print_points(console, title, table.nsmallest(SHOWN, metric), table, [metric, "hit_rate"])
+        whole = len(table) <= ALL
+        title = "fastest first" if whole else f"the {SHOWN} fastest of {len(table):,}"
+        fastest = table.sort_values(metric, kind="stable").head(ALL if whole else SHOWN)
+        print_points(console, title, fastest, table, [metric, "hit_rate"])
         if f"{metric}_p5" in table and table[f"{metric}_p5"].notna().any():
             console.print("In brackets: between the 5th and the 95th percentile of the drawn constants.")
     for number, error in list(done.failures.items())[:SHOWN]:
@@ -124,22 +133,49 @@ def _print(done: Report) -> None:
 
 
 def print_points(console: Console, title: str, chosen: pd.DataFrame, of: pd.DataFrame, metrics: Sequence[str]) -> None:
-    """A table of chosen points: what varies among all of them, and some metrics."""
+    """A table of chosen points: what varies among all of them, some metrics, and what changes the answers.
+
+    No cell is cut short: where the console is too narrow, columns are left out, and a line below says how many.
+    """
+    changed = {
+        header: name for header, name in CHANGED.items() if name in chosen and (chosen[name].fillna(0) != 0).any()
+    }
+    changed = {header: name for header, name in changed.items() if name not in metrics}
+    measured = {**{name: name for name in metrics}, **changed}
+    varied = varied_columns(of) if len(of) else []
+    columns = [column for column in varied if not _comes_with_system(of, column, varied)]
+    while True:
+        shown = _table(title, chosen, columns, measured)
+        width = console.measure(shown, options=console.options.update(max_width=10_000)).maximum
+        if width <= console.width or len(columns) <= 1:
+            break
+        columns.remove(_least_useful(of, columns))
+    console.width = max(console.width, width)
+    console.print(shown)
+    if changed:
+        console.print(f"{', '.join(changed)}: share of the gate weight, 0 to 1, whose experts were so.")
+    if hidden := len(varied) - len(columns):
+        said = "1 more column differs" if hidden == 1 else f"{hidden} more columns differ"
+        console.print(f"{said} between points; all are in points.parquet.")
+
+
+def _table(title: str, chosen: pd.DataFrame, columns: Sequence[str], measured: Mapping[str, str]) -> Table:
+    """measured: header -> metric."""
     from rich.table import Table
 
-    varied = varied_columns(of) if len(of) else []
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("point", *varied, *metrics):
-        shown.add_column(column, justify="right" if column in metrics else "left", no_wrap=True)
+    for header in ("point", *columns, *measured):
+        shown.add_column(header, justify="right" if header in measured else "left", no_wrap=True)
     for row in chosen.to_dict("records"):
-        numbers = [_number(row, metric) for metric in metrics]
-        shown.add_row(str(row["point"]), *(_text(row[column]) for column in varied), *numbers)
-    console.print(shown)
+        numbers = [_number(row, metric) for metric in measured.values()]
+        row["system"] = _own_name(row.get("system"))
+        shown.add_row(str(row["point"]), *(_text(row[column]) for column in columns), *numbers)
+    return shown
 
 
 def _number(row: Mapping[str, Any], metric: str) -> str:
     """A metric, with its interval if the constants were drawn."""
-    if row[metric] is None:
+    if row[metric] is None or row[metric] != row[metric]:
         return "-"
     low, high = (row.get(f"{metric}_p{share}") for share in (5, 95))
     drawn = low is not None and low == low
@@ -147,11 +183,44 @@ def _number(row: Mapping[str, Any], metric: str) -> str:
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
-    """The configuration columns in which the points differ, as they stand in the table."""
+    """The configuration columns in which the points differ, as they stand in the table but the system first."""
     end = list(table.columns).index("requests")
     columns = [str(column) for column in table.columns[2:end]]
-    varied = [column for column in columns if table[column].astype(str).nunique() > 1]
-    return [column for column in varied if column not in ("system", "trace_digest")]
+    varied = [column for column in columns if _levels(table, column).nunique() > 1 and column != "trace_digest"]
+    return sorted(varied, key=lambda column: column != "system")
+
+
+def _own_name(system: object) -> str:
+    """The system without the policies that replace its own, which have columns."""
+    return str(system).partition(" with ")[0]
+
+
+def _levels(table: pd.DataFrame, column: str) -> pd.Series:
+    return table[column].map(_own_name) if column == "system" else table[column].astype(str)
+
+
+def _told_by(table: pd.DataFrame, others: Sequence[str], column: str) -> bool:
+    """Whether points that agree in the other columns agree in this one."""
+    if not others:
+        return False
+    groups = _levels(table, column).groupby([_levels(table, other) for other in others])
+    return bool((groups.nunique() == 1).all())
+
+
+def _comes_with_system(table: pd.DataFrame, column: str, varied: Sequence[str]) -> bool:
+    belongs = "system" in varied and column.startswith(("policy.", "settings."))
+    return belongs and _told_by(table, ["system"], column)
+
+
+def _least_useful(table: pd.DataFrame, columns: Sequence[str]) -> str:
+    """The column to leave out first: one that the others tell, else a parameter, else a policy; the last of such."""
+
+    def use(column: str) -> tuple[bool, int]:
+        parts = column.split(".")
+        rank = 0 if len(parts) == 1 else 1 if parts[0] == "policy" and len(parts) == 2 else 2
+        return not _told_by(table, [other for other in columns if other != column], column), -rank
+
+    return min((column for column in reversed(columns) if column != "system"), key=use)
 
 
 def _text(value: object) -> str:

@@ -24,6 +24,8 @@ METRICS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "latency_s": (("latency_s",), ()),
     "hit_rate": (("hits",), ("accesses",)),
 }
+# what the summary of a run calls the same figure over all its requests
+IN_SUMMARY = {"tpot_mean_s": "tpot_s", "ttft_mean_s": "ttft_s", "request_latency_mean_s": "latency_s"}
 ALONE = ("tokens_per_s", "hit_rate")  # of requests that share no batch
 FEWEST = 5  # units below which an interval says nothing
 BLOCK = 1000  # draws at a time, to bound memory
@@ -43,7 +45,8 @@ def compare(
 
     source: what `load` takes, or the frames of `load` and `requests` (a selection of points, say). metric:
     `tpot_s` (time per output token, all tokens alike), `ttft_s`, `latency_s` (mean over requests) and, where
-    requests share no batch, `tokens_per_s` and `hit_rate` (all accesses alike). Warm-up requests are left out.
+    requests share no batch, `tokens_per_s` and `hit_rate` (all accesses alike). The summary's names of these
+    (`tpot_mean_s`, `ttft_mean_s`, `request_latency_mean_s`) do too. Warm-up requests are left out.
 
     Columns: `point`, `baseline_point`, the configuration as far as it varies, `value`, `low`, `high`, `ratio`,
     `ratio_low`, `ratio_high` (value / baseline), `difference`, `difference_low`, `difference_high`
@@ -63,6 +66,7 @@ def compare(
 
     Raises ConfigError as `paired` does, and if the metric is not known by request.
     """
+    metric = IN_SUMMARY.get(metric, metric)
     if metric not in METRICS:
         raise ConfigError(f"metric {metric}: it is not one of single requests{did_you_mean(metric, METRICS)}")
     if not 0 < level < 1:

@@ -255,6 +255,15 @@ def test_warm_up_requests_are_left_out() -> None:
     assert list(compared["requests"]) == [5, 5]
 
 
+def test_the_summary_name_of_a_metric_means_the_same() -> None:
+    requests = served([[1.0, 2, 3, 4, 5, 6], [2.0, 3, 4, 5, 6, 8]], [10, 20, 30, 40, 50, 60]).assign(ttft_s=2.0)
+    for name, metric in (("tpot_mean_s", "tpot_s"), ("ttft_mean_s", "ttft_s"), ("request_latency_mean_s", "latency_s")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", results.NoiseWarning)
+            by_name, compared = (results.compare((LRU_LFU, requests), "policy.cache", "lru", m) for m in (name, metric))
+        pd.testing.assert_frame_equal(by_name, compared)
+
+
 def test_a_metric_that_no_request_has_is_refused() -> None:
     requests = served([[1.0] * 5, [1.0] * 5], [10] * 5)
     for metric, sentence in (("ttft_s", "no request of point 0 has it"), ("tpot", "did you mean 'tpot_s'")):
