@@ -90,6 +90,8 @@ def test_the_example_in_the_docs_is_the_example():
     example = (ROOT / "examples" / "second_chance.py").read_text()
     for page in ("README.md", "docs/policies.md"):
         assert example.split("\n\n\n")[1].strip() in (ROOT / page).read_text()
+    for name in ("drop_small", "sooner"):
+        assert (ROOT / "examples" / f"{name}.py").read_text() in (ROOT / "docs" / "policies.md").read_text()
 
 
 def test_the_tutorial_says_what_the_phone_replay_prints():

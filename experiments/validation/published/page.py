@@ -30,13 +30,22 @@ gets an explanation.
 """
 
 
-def page(name: str, intro: str, found: Sequence[Outcome], engines: Mapping[str, Engine], figures: Iterable[str]) -> str:
-    """The page as Markdown. figures: `<paper>_<table>` of those that were drawn, in the folder `name` beside it."""
+def page(
+    name: str,
+    intro: str,
+    found: Sequence[Outcome],
+    engines: Mapping[str, Engine],
+    figures: Iterable[str],
+    given: str | None = None,
+) -> str:
+    """The page as Markdown. figures: `<paper>_<table>` of those that were drawn, in the folder `name` beside it.
+
+    given: the folder of claims as the user named it; None for a shipped set, whose page has links to other documents.
+    """
     papers = list(dict.fromkeys(outcome.paper for outcome in found))
     parts = [
         intro.strip() or f"# Published claims: {name}",
-        f"Written by `moesim validate {name}`; do not edit. The claims are data:"
-        f" `experiments/validation/claims/{name}`, in the format of [claims](claims.md).",
+        _origin(name, given),
         _READING.strip(),
         "## Summary",
         *_summary(papers, found),
@@ -44,8 +53,18 @@ def page(name: str, intro: str, found: Sequence[Outcome], engines: Mapping[str, 
     ]
     drawn = set(figures)
     for paper in papers:
-        parts += _section(name, paper, [outcome for outcome in found if outcome.paper is paper], drawn)
+        own = [outcome for outcome in found if outcome.paper is paper]
+        parts += _section(name, paper, own, drawn, links=given is None)
     return "\n\n".join(parts) + "\n"
+
+
+def _origin(name: str, given: str | None) -> str:
+    if given is not None:
+        return f"Written by `moesim validate claims {shlex.quote(given)}`; do not edit. The claims are the data there."
+    return (
+        f"Written by `moesim validate {name}`; do not edit. The claims are data:"
+        f" `experiments/validation/claims/{name}`, in the format of [claims](claims.md)."
+    )
 
 
 def _summary(papers: Sequence[Paper], found: Sequence[Outcome]) -> list[str]:
@@ -100,12 +119,13 @@ def _engine_table(papers: Sequence[Paper], engines: Mapping[str, Engine]) -> lis
     return ["## Fitted constants", text, table(["engine", "publication", "fitted on", "per layer"], rows, numbers=[3])]
 
 
-def _section(name: str, paper: Paper, found: Sequence[Outcome], figures: set[str]) -> list[str]:
+def _section(name: str, paper: Paper, found: Sequence[Outcome], figures: set[str], links: bool) -> list[str]:
     where = " ".join(text for text in (paper.venue, paper.year) if text)
     parts = [f"## {paper.title}", f"{', '.join(filter(None, [where, paper.reference]))}."]
     facts = []
     if paper.system:
-        facts.append(f"- system: [`{paper.system}`](../systems/{paper.system}.md)")
+        system = f"`{paper.system}`"
+        facts.append(f"- system: {f'[{system}](../systems/{paper.system}.md)' if links else system}")
     facts += [f"- models: {', '.join(paper.models)}"] if paper.models else []
     facts += [f"- machines: {', '.join(paper.machines)}"] if paper.machines else []
     facts += [f"- framework overhead: engine `{paper.engine}`"] if paper.engine else []

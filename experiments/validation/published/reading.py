@@ -113,6 +113,8 @@ def read_papers(folder: Path, only: Sequence[str] = ()) -> list[Paper]:
     Engine constants come from `engines.yaml` beside the folder. Raises ConfigError, one sentence that names the
     file, the claim and the key.
     """
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file; give its folder.")
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder of claims{did_you_mean(folder.name, claim_sets())}")
     paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -18,6 +18,7 @@ from experiments.run import plain
 from experiments.schema import roles
 from experiments.validation.published.claims import CLAIMS, ENGINES, Paper
 from experiments.validation.published.engines import read_engines
+from experiments.validation.published.needs import line, needed, sentence
 from experiments.validation.published.reading import claim_sets, read_paper
 from experiments.validation.published.text import anchor, number, span, table
 
@@ -52,7 +53,7 @@ def read_all(claims: Path) -> list[tuple[str, Paper]]:
 
 
 def index_page(names: Iterable[str], papers: list[tuple[str, Paper]]) -> str:
-    """A table of all systems, by whether a publication stands behind them."""
+    """A table of all systems, by whether published claims are checked for them."""
     published, others = [], []
     for name in names:
         row = [f"[`{name}`]({name}.md)", describe("system", load("system", name))]
@@ -68,7 +69,7 @@ def index_page(names: Iterable[str], papers: list[tuple[str, Paper]]) -> str:
         "Written by `moesim validate offloading --pages docs/systems`; do not edit. Each is a YAML of choices, one for"
         " each role ([policies](../policies.md)): `moesim run system=NAME`.",
         table(heads, published, numbers=[3]) if published else "",
-        "## Without a publication",
+        "## Without claims that are checked",
         table(heads[:2], others),
         "```{toctree}\n:hidden:\n:glob:\n\n*\n```",
     ]
@@ -84,7 +85,10 @@ def system_page(name: str, papers: list[tuple[str, Paper]]) -> str:
     for _, paper in papers:
         where = ", ".join(text for text in (f"{paper.venue} {paper.year}".strip(), paper.reference) if text)
         parts.append(f"After *{paper.title}* ({where}).")
-    parts.append(f"```sh\nmoesim run system={name}\n```")
+    need = needed(policies)
+    parts.append(f"```sh\n{line(name, need)}\n```")
+    if text := sentence(need):
+        parts.append(text)
     parts += ["## What it chooses", table(["role", "choice", "parameters"], _roles(policies, made, default))]
     if settings := _settings(node):
         parts += ["It also sets:", table(["key", "value"], settings)]

@@ -13,7 +13,7 @@ from experiments.validation.published.engines import Engine, fit, fitted_cells, 
 from experiments.validation.published.figure import draw
 from experiments.validation.published.measures import Outcome, measured, outcomes
 from experiments.validation.published.page import intro_of, page, rows_of
-from experiments.validation.published.reading import read_papers
+from experiments.validation.published.reading import claim_sets, read_papers
 from experiments.validation.published.runs import Run, compose_all, run_all
 
 
@@ -54,7 +54,9 @@ def write(name: str, folder: Path, done: Report, out: Path) -> list[Path]:
             cells = [outcome for outcome in done.outcomes if outcome.part is part]
             if path := draw(part, cells, out / name / f"{paper.name}_{part.id}.png"):
                 figures.append(path)
-    text = page(name, intro_of(folder), done.outcomes, done.engines, [path.stem for path in figures])
+    own = claim_sets().get(name)
+    given = None if own is not None and own.resolve() == folder.resolve() else folder.as_posix()
+    text = page(name, intro_of(folder), done.outcomes, done.engines, [path.stem for path in figures], given)
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     write_table(rows_of(done.outcomes), out / f"{name}.csv")
     return [out / f"{name}.md", out / f"{name}.csv", *figures]

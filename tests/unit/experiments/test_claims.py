@@ -11,14 +11,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from experiments.catalogue import load
 from experiments.cli import main
 from experiments.compose import choices, chosen, compose_config
 from experiments.explain import ConfigError
-from experiments.run import run_config
+from experiments.run import plain, run_config, trace_path
 from experiments.validation.published.engines import read_engines
 from experiments.validation.published.measures import is_inside, mean, nearest_in
+from experiments.validation.published.needs import shipped
 from experiments.validation.published.reading import claim_sets, join, read_paper, read_papers
 from experiments.validation.published.system_page import pages
+from traces import open_trace
 
 ROOT = Path(__file__).parents[3]
 TINY = ["workload.requests=1", "workload.max_decode_tokens=3", "reference=false"]
@@ -331,6 +334,39 @@ def test_the_pages_of_systems_are_up_to_date():
     texts = pages()
     assert sorted(path.name for path in folder.glob("*.md")) == sorted(texts)
     assert [name for name, text in texts.items() if (folder / name).read_text(encoding="utf-8") != text] == []
+
+
+def test_a_page_of_ones_own_claims_names_the_folder_and_links_to_nothing_else(tmp_path):
+    folder = write(tmp_path / "mine", claims=[ratio()], system="on_demand_lru")
+    assert validate(folder, tmp_path / "out")[0] == 0
+    text = (tmp_path / "out" / "mine.md").read_text()
+    assert f"`moesim validate claims {folder}`" in text
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert all(link.startswith("#") for link in links)
+
+
+def test_a_file_in_place_of_a_folder_of_claims_is_refused(tmp_path):
+    file = write(tmp_path / "mine", claims=[ratio()]) / "one.yaml"
+    assert validate(file, tmp_path / "out") == (2, "", f"{file}: is a file; give its folder.\n")
+
+
+def test_what_a_synthetic_trace_is_said_to_hold_is_what_it_holds():
+    """Pages read recipes; `open_trace` reads what was drawn."""
+    for name in ("mixtral_8x7b", "qwen2_57b_a14b", "switch_base_8"):
+        meta = open_trace(trace_path(plain(load("trace", name)))).meta
+        assert shipped()[name] == (meta.guess_distances, meta.has_weights, meta.has_probabilities)
+
+
+@pytest.mark.parametrize(
+    "name", ["adapmoe", "daop", "hobbit", "hybrimoe", "lookahead_prefetch", "mixtral_offloading", "swapmoe"]
+)
+def test_the_command_of_a_page_runs(name, tmp_path):
+    """Those that need what the default trace lacks, and one that does not."""
+    text = pages()[f"{name}.md"]
+    command = re.findall(r"^moesim run (.*)$", text, flags=re.M)[0]
+    assert run_config(compose_config([*command.split(), *TINY])).summary["tokens_per_s"] > 0
+    assert ("It needs a trace with look-ahead guesses" in text) == ("trace=" in command)
 
 
 @pytest.mark.parametrize("name", ["cpu_in_place", "transition_prefetch"])
