@@ -325,20 +325,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{place}{(error.strerror or str(error)).rstrip('.').lower()}.")
-    except (ValueError, MemoryError) as error:  # every error of the packages is a ValueError
-        return _refuse(str(error) or "out of memory.")
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("omegaconf", "hydra"):
-            raise  # a defect of ours, or of a policy of the user's own: the traceback is what helps
-        return _refuse(f"{str(error).strip().splitlines()[0].rstrip('.')}.")
+        sentence = _sentence(error)
+        if sentence is None:
+            raise  # a defect of ours: the traceback is what helps
+        print(" ".join(sentence.split()), file=sys.stderr)
+        return 2
 
 
-def _refuse(message: str) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
-    return 2
+def _sentence(error: Exception) -> str | None:
+    """What is wrong in the input; None if the error is a defect of ours."""
+    from experiments.explain import in_own_policy
+
+    if (sentence := in_own_policy(error)) is not None:
+        return sentence
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{(error.strerror or str(error)).rstrip('.').lower()}."
+    if isinstance(error, ValueError | MemoryError):  # every error of the packages is a ValueError
+        return str(error) or "out of memory."
+    if type(error).__module__.partition(".")[0] in ("omegaconf", "hydra"):
+        return f"{str(error).strip().splitlines()[0].rstrip('.')}."
+    return None
 
 
 def _run(arguments: list[str]) -> int:

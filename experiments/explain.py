@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+OURS = ("traces", "hwmodels", "simulator", "experiments")
 
 _WORDS = {
     "Integer": "a whole number",
@@ -26,6 +31,39 @@ def one_sentence(error: BaseException | str) -> str:
     """The first line of a message, with a full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"{lines[0].strip().rstrip('.:')}."
+
+
+def said_by(error: BaseException) -> str:
+    """What an error says, on one line that UTF-8 can hold; empty if nothing, or if asking it fails."""
+    try:
+        text = str(error)
+    except Exception:  # of somebody's own
+        return ""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+
+
+def in_own_policy(error: BaseException) -> str | None:
+    """For what was raised in or below a policy of somebody's own, "file.py:16 in choose: what it says."; else None.
+
+    The line is the innermost one of the policy's file, the name that of the hook that the simulator called. What is
+    neither a ValueError nor a MemoryError is named: "KeyError: 'width'".
+    """
+    base = sys.modules.get("simulator.policies.base")
+    if base is None:  # nothing has been run
+        return None
+    kinds = [base.Policy]
+    for kind in kinds:  # grows
+        kinds += kind.__subclasses__()
+    own = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] not in OURS}
+    frames = traceback.walk_tb(error.__traceback__)
+    places = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__") in own]
+    if not places:
+        return None
+    hook, (frame, line) = places[0][0].f_code.co_name, places[-1]
+    text = said_by(error)
+    if not text or not isinstance(error, ValueError | MemoryError):
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"{Path(frame.f_code.co_filename).name}:{line} in {hook}: {text.rstrip('.')}."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,12 +15,10 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.explain import ConfigError, one_sentence
+from experiments.explain import OURS, ConfigError, one_sentence
 from experiments.schema import roles
 from hwmodels.strict import strict
 from simulator.policies import Policy
-
-OURS = ("traces", "hwmodels", "simulator", "experiments")
 
 
 def make_policy(node: Mapping[Any, Any], role: str, where: str = "") -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from hwmodels.device import Device
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
-from simulator.policies.base import component_seed
+from simulator.policies.base import component_seed, unheard_hook
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.pipeline.base import Task
 from simulator.policies.precision.stored import AsStored
@@ -122,7 +122,8 @@ class _Builder:
         self.recorder: Recorder | None = None
 
     def _carried(self) -> set[str]:
-        """What policies want to see of the router. Raises ScenarioError if one needs what the trace does not hold."""
+        """What policies want to see of the router. Raises ScenarioError if one needs what the trace does not hold, or
+        has a hook that its flags say is not called."""
         system, meta = self.scenario.system, self.scenario.trace.meta
         policies = {
             "gating": self.gating,
@@ -135,6 +136,11 @@ class _Builder:
         there = {"weights": meta.has_weights, "probabilities": meta.has_probabilities}
         carried = set()
         for role, policy in policies.items():
+            if (found := unheard_hook(policy)) is not None:
+                hook, flag = found
+                raise ScenarioError(
+                    f"policy/{role} {type(policy).__name__} has `{hook}` but `{flag}` is False; set `{flag} = True`."
+                )
             for part in (*policy.needs, *policy.uses):
                 if part not in PARTS:
                     raise ScenarioError(f"policy/{role} {type(policy).__name__} asks for '{part}'; expected {PARTS}.")

@@ -111,5 +111,8 @@ class LayerWork:
     def cpu_ps(self, blob: int, tokens: int = 1) -> int:
         """How long a blob runs for so many tokens on the host CPU. Raises ValueError where there is none."""
         if self._cpu_ps is None:
-            raise ValueError("a policy asks for the host CPU's times, but the worker has no host CPU; set `uses_cpu`.")
+            raise ValueError(
+                "the policy asks for the host CPU's times (`cpu_ps`) without `uses_cpu = True`, or the machine has no"
+                " host CPU."
+            )
         return self._cpu_ps(blob // self.experts, tokens)

@@ -23,7 +23,7 @@ from experiments.compose import (
     search_path,
 )
 from experiments.estimate import describe, tokens_of
-from experiments.explain import ConfigError
+from experiments.explain import ConfigError, in_own_policy
 from experiments.multirun import multirun, named, split_launcher
 from experiments.run import MARK, check_folder, check_numbers, plain, run_config, run_folder, write_result
 from experiments.sweep.points import points
@@ -115,8 +115,11 @@ def _job(names: Names, sources: dict[str, str], base: Path, hidden: bool, cfg: D
     cfg.out = str(base / label)
     try:
         _run(cfg, hidden)
-    except ValueError as error:
-        raise ConfigError(f"{label}: {error}") from None
+    except Exception as error:
+        said = in_own_policy(error)
+        if said is None and not isinstance(error, ValueError):
+            raise
+        raise ConfigError(f"{label}: {said or error}") from None
 
 
 def _key(overrides: Sequence[str]) -> frozenset[tuple[str, str]]:

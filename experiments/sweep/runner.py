@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from experiments.explain import one_sentence
+from experiments.explain import in_own_policy, one_sentence, said_by
 from experiments.run import run_config
 from experiments.sweep.journal import Journal, entries
 from simulator.result import Result
@@ -156,13 +156,11 @@ def measures(result: Result) -> dict[str, Any]:
 
 def _why(problem: BaseException) -> str:
     """One sentence that UTF-8 can hold; for what is no input error, with its kind and place."""
-    try:
-        text = str(problem)
-    except Exception:  # of somebody's own
-        text = ""
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    if (sentence := in_own_policy(problem)) is not None:
+        return sentence
+    text = said_by(problem)
     if isinstance(problem, ValueError | MemoryError | OSError):
-        return " ".join((text or "out of memory.").split())
+        return text or "out of memory."
     place = traceback.extract_tb(problem.__traceback__)[-1]
     what = one_sentence(text or type(problem).__name__).rstrip(".")
     return f"{type(problem).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})."

@@ -27,7 +27,7 @@ class PolicyContext:
     training: requests of the trace that the run does not serve, for policies that learn offline;
     future: the groups of blobs that will be asked for, in order, for clairvoyant policies only;
     levels: of precision; with several, a blob is (level * layers + layer) * experts + expert;
-    layer_bytes: of one expert of each routed layer as the model stores it.
+    layer_bytes: of one expert of each routed layer as the model stores it; stored_bits: per weight of these.
     """
 
     layers: int
@@ -41,6 +41,7 @@ class PolicyContext:
     future: Callable[[], Iterator[list[int]]] = field(default=lambda: iter(()))
     levels: int = 1
     layer_bytes: list[int] = field(default_factory=list)
+    stored_bits: float = 16.0
 
     def popularity(self) -> np.ndarray:
         """Selections of every blob in the training requests, int64 [levels * layers * experts]; equal at all levels."""
@@ -72,10 +73,28 @@ class Policy:
 
     needs, uses   what it sees of the router during the run: "weights", "probabilities". A run whose trace
                   lacks what a policy needs is refused; what it merely uses may be missing.
+    hooks         of a role: (hook, flag) of hooks that are called only if the flag is True
     """
 
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    hooks: tuple[tuple[str, str], ...] = ()
 
     def bind(self, context: PolicyContext) -> None:
         """Take what is needed from the context; the default needs nothing."""
+
+
+def unheard_hook(policy: Policy) -> tuple[str, str] | None:
+    """A hook that the policy's class overrides though nothing will call it, and the flag that is False; or None.
+
+    Meant as it is: a flag that the instance sets, as by a parameter, or a class below the one with the hook.
+    """
+    line = type(policy).__mro__
+    owner = {name: kind for kind in reversed(line) for name in vars(kind)}
+    for role in Policy.__subclasses__():
+        if isinstance(policy, role):
+            for hook, flag in role.hooks:
+                silent = not getattr(policy, flag) and flag not in vars(policy)
+                if silent and owner[hook] is not role and line.index(owner[flag]) >= line.index(owner[hook]):
+                    return hook, flag
+    return None

@@ -11,7 +11,7 @@ from simpy.events import Event
 from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
-from simulator.policies.execution.base import ExecutionPolicy
+from simulator.policies.execution.base import ExecutionPolicy, Split
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Op, Task
 from simulator.policies.prefetch.base import PrefetchPolicy
@@ -446,7 +446,12 @@ class Worker(Stream):
             return (), hits, begun
         work = self._work
         work.layer, work.blobs, work.tokens, work.hits, work.misses = layer, blobs, tokens, hits, misses
-        fetch, on_cpu, deferred = policy.split(work)
+        split = policy.split(work)
+        if not isinstance(split, Split):
+            raise PolicyError(
+                f"policy/execution {type(policy).__name__}: split returned a {type(split).__name__}; expected `Split`."
+            )
+        fetch, on_cpu, deferred = split
         named = (*fetch, *on_cpu)
         if len(set(named)) < len(named) or not set(misses) <= set(named) or not set(on_cpu) <= set(tokens):
             raise PolicyError(

@@ -30,6 +30,7 @@ class CachePolicy(Policy):
     def on_insert(self, blobs: Sequence[int], view: LayerView) -> None: ...
 
     hears_forecast = False
+    hooks = (("on_forecast", "hears_forecast"),)
 
     def on_forecast(self, blobs: Sequence[int], scores: Sequence[float] | None, view: LayerView) -> None: ...
 

@@ -36,6 +36,7 @@ class ExecutionPolicy(Policy):
     uses_cpu = False
     always = False
     precomputes = False
+    hooks = (("ahead", "precomputes"),)
 
     def split(self, work: LayerWork) -> Split:
         raise NotImplementedError

@@ -23,6 +23,7 @@ class GatingPolicy(Policy):
 
     rewrites = False
     chooses = False
+    hooks = (("rewrite", "rewrites"), ("choose", "chooses"))
 
     def rewrite(self, rows: RequestTrace) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError

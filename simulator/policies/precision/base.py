@@ -23,6 +23,7 @@ class PrecisionPolicy(Policy):
     bits: Sequence[float | None] = (None,)
     shares: Sequence[float] | None = None
     by_score = False
+    hooks = (("wanted", "by_score"),)
 
     def level(self, layer: int, expert: int) -> int:
         return 0

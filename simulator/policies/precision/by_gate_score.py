@@ -9,7 +9,7 @@ class ByGateScore(PrecisionPolicy):
     Token-level dynamic loading of HOBBIT (arXiv 2411.01433, section 3.2): a token's experts in order of gate weight;
     how little the i-th matters is the share of weight before it, s_i (0 for the best). s <= high_below: as stored; up
     to low_below: `low_bits`; beyond: skipped. An expert that serves several tokens takes the best level any of them
-    wants. `low_share`: share of the memory for the low-precision cache.
+    wants. `low_share`: share of the memory for the low-precision cache. `low_bits` is below what the model stores.
     """
 
     needs = ("weights",)
@@ -40,4 +40,10 @@ class ByGateScore(PrecisionPolicy):
         return [best[blob - begin] for blob in blobs]
 
     def bind(self, context):
+        low_bits = self.bits[1]
+        if low_bits >= context.stored_bits:
+            raise ValueError(
+                f"policy.precision.low_bits is {low_bits:g}, but the model stores its experts in"
+                f" {context.stored_bits:g} bits; expected fewer."
+            )
         self._experts = context.experts

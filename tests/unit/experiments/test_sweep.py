@@ -271,7 +271,7 @@ def test_failures_go_to_a_table_and_the_rest_runs_on(call: Callable, tmp_path: P
     assert (printed["points"], printed["finished"]) == (4, 1)
     failures = pd.read_csv(tmp_path / "x" / "failures.csv")
     assert failures["point"].tolist() == [0, 1, 2]
-    assert failures["error"][1] == "ZeroDivisionError: division by zero (odd.py, line 4)."
+    assert failures["error"][1] == "odd.py:4 in victims: ZeroDivisionError: division by zero."
     assert failures["error"][0] == failures["error"][2]
     assert "expected at least one expert of 13236480 bytes" in failures["error"][0]
     assert failures["overrides"][0].endswith("policy/cache='./odd.yaml' cache_gib=0.001")

@@ -39,16 +39,16 @@ def own_policy(folder: Path, name: str, body: str) -> str:
 def test_a_policy_that_exits_fails_its_points_and_the_others_run_on(tmp_path: Path, workers: int) -> None:
     leaves = own_policy(tmp_path / "p", f"leaves_{workers}", "raise SystemExit(0)")
     report = sweep([*SHORT, f"policy/cache={leaves},lru"], tmp_path / "x", workers=workers)
-    assert report.failures == {0: f"SystemExit: 0 (leaves_{workers}.py, line 4)."}
+    assert report.failures == {0: f"leaves_{workers}.py:4 in victims: SystemExit: 0."}
     assert report.points["policy.cache"].tolist() == ["lru"]
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", "Odd: Odd (strange_0.py, line 4)."),
-        (r"raise ValueError('\ud800 odd')", "? odd"),
-        ("raise BaseException('odd')", "BaseException: odd (strange_2.py, line 4)."),
+        ("raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", "strange_0.py:4 in victims: Odd."),
+        (r"raise ValueError('\ud800 odd')", "strange_1.py:4 in victims: ? odd."),
+        ("raise BaseException('odd')", "strange_2.py:4 in victims: BaseException: odd."),
     ],
     ids=["0", "1", "2"],
 )

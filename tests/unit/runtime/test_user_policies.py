@@ -7,11 +7,15 @@ from functools import partial
 import numpy as np
 import pytest
 
+from experiments.cli import main
 from simulator.plan import Workload
+from simulator.policies.base import unheard_hook
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.cache.lru import Lru
 from simulator.policies.execution.base import ExecutionPolicy, Split
+from simulator.policies.gating.base import GatingPolicy
 from simulator.policies.placement.base import PlacementPolicy
+from simulator.policies.precision.base import PrecisionPolicy
 from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prediction.lookahead import LookaheadPrediction
 from simulator.policies.prefetch.base import PrefetchPolicy
@@ -195,3 +199,140 @@ def test_policies_of_one_run_do_not_leak_into_the_next():
     choice = {"cache": partial(Lru), "prediction": SameAgain}
     first, second = simulated(**choice), simulated(**choice)
     assert first.summary == second.summary
+
+
+class SilentGate(GatingPolicy):
+    def choose(self, choice):
+        return choice.ids, choice.weights
+
+
+class SilentRewrite(GatingPolicy):
+    def rewrite(self, rows):
+        return rows.experts, rows.weights
+
+
+class SilentPrecision(PrecisionPolicy):
+    bits = (None, 8.0)
+
+    def wanted(self, blobs, choice):
+        return [1] * len(blobs)
+
+
+class SilentCache(Lru):
+    def on_forecast(self, blobs, scores, view):
+        self.on_layer(blobs, (), view)
+
+
+class SilentAhead(FirstOnCpu):
+    def ahead(self, work):
+        return work.misses
+
+
+@pytest.mark.parametrize(
+    ("role", "broken", "hook", "flag"),
+    [
+        ("gating", SilentGate, "choose", "chooses"),
+        ("gating", SilentRewrite, "rewrite", "rewrites"),
+        ("precision", SilentPrecision, "wanted", "by_score"),
+        ("cache", SilentCache, "on_forecast", "hears_forecast"),
+        ("execution", SilentAhead, "ahead", "precomputes"),
+    ],
+)
+def test_a_hook_that_nothing_would_call_is_refused_before_the_run(role, broken, hook, flag):
+    with pytest.raises(ScenarioError) as refusal:
+        simulated(**{role: broken})
+    name = broken.__name__
+    assert str(refusal.value) == f"policy/{role} {name} has `{hook}` but `{flag}` is False; set `{flag} = True`."
+
+
+def test_a_hook_whose_flag_is_on_or_was_switched_off_on_purpose_is_not_refused():
+    class Hears(SilentCache):
+        hears_forecast = True
+
+    class Deaf(Hears):
+        hears_forecast = False
+
+    class ByParameter(SilentCache):
+        def __init__(self, hears: bool) -> None:
+            super().__init__()
+            self.hears_forecast = hears
+
+    kinds = (Hears, Deaf, partial(ByParameter, False), partial(ByParameter, True))
+    assert [unheard_hook(kind()) for kind in kinds] == [None] * 4
+    assert unheard_hook(SilentCache()) == ("on_forecast", "hears_forecast")
+
+
+def test_a_split_that_is_none_is_refused_in_one_sentence():
+    class Pair(ExecutionPolicy):
+        def split(self, work):
+            return work.misses, ()
+
+    with pytest.raises(PolicyError) as refusal:
+        simulated(execution=Pair)
+    assert str(refusal.value) == "policy/execution Pair: split returned a tuple; expected `Split`."
+
+
+def test_the_cpu_s_times_asked_for_without_the_cpu_are_refused_in_one_sentence():
+    class Asks(ExecutionPolicy):
+        def split(self, work):
+            return Split([blob for blob in work.misses if work.cpu_ps(blob)])
+
+    with pytest.raises(ValueError, match="without `uses_cpu = True`, or the machine has no host CPU") as refusal:
+        simulated(execution=Asks)
+    assert one_sentence(str(refusal.value))
+
+
+def test_low_precision_is_below_what_the_model_stores(tmp_path, capsys):
+    tiny = ("model=tiny_moe", "trace=tiny_moe", "cache_gib=0.012", "workload.max_decode_tokens=2", "reference=false")
+    for low_bits, code in ((15.5, 0), (16, 2)):
+        common = ["run", "-q", "experiment=smoke", "system=hobbit", f"out={tmp_path / 'run'}", *tiny]
+        assert main([*common, f"policy.precision.low_bits={low_bits}"]) == code
+    said = "policy.precision.low_bits is 16, but the model stores its experts in 16 bits; expected fewer.\n"
+    assert capsys.readouterr().err == said
+
+
+# ---- errors of one's own, from the command line
+
+GATE = """\
+import numpy as np
+from simulator.policies.gating.base import GatingPolicy
+
+def helper(choice):
+    {body}
+
+class Own(GatingPolicy):
+    chooses = True
+
+    def choose(self, choice):
+        return helper(choice), choice.weights
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "return np.ones((2, 3)) + np.ones((2, 5))",
+            "operands could not be broadcast together with shapes (2,3) (2,5)",
+        ),
+        ("return {}['width']", "KeyError: 'width'"),
+        ("return choice.nothing", "AttributeError: 'Choice' object has no attribute 'nothing'"),
+        ("raise RuntimeError", "RuntimeError"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "multirun", "sweep"])
+def test_an_error_in_ones_own_file_is_said_with_file_line_and_hook(tmp_path, monkeypatch, capsys, body, said, command):
+    monkeypatch.chdir(tmp_path)
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(GATE.replace("{body}", body))
+    (tmp_path / f"{name}.yaml").write_text(f"_target_: {name}.Own\n")
+    short = ["experiment=smoke", "workload.requests=1", "workload.max_decode_tokens=2", "reference=false"]
+    overrides = [*short, f"policy/gating=./{name}.yaml"]
+    sentence = f"{name}.py:5 in choose: {said}."
+    if command == "sweep":
+        assert main(["sweep", *overrides, "--workers", "0", "--out", "x", "-q"]) == 1
+        assert sentence in (tmp_path / "x" / "failures.csv").read_text()
+        return
+    many = ["-m", "seed=1,2"] if command == "multirun" else []
+    assert main(["run", *overrides, *many, "-q"]) == 2
+    assert capsys.readouterr().err == f"{'seed=1: ' if many else ''}{sentence}\n"
