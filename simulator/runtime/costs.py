@@ -82,12 +82,15 @@ class DenseCosts:
         `mine` are the indices of the requests that this worker serves (None: all).
         """
         lengths = (tuple(map(tuple, rows)) for rows in (block.request_tokens, block.kv_tokens))
-        return self._kept.of((*lengths, None if mine is None else tuple(mine)), lambda: self._table(block, mine))
+        wanted = None if block.samples is None else tuple(map(tuple, block.samples))
+        key = (*lengths, block.mixed, wanted, None if mine is None else tuple(mine))
+        return self._kept.of(key, lambda: self._table(block, mine))
 
     def _table(self, block: Block, mine: list[int] | None) -> list[tuple[Parts, ...]]:
         layers = len(self._model.moe_layers)
         tokens = np.array([sum(_of(row, mine)) for row in block.request_tokens], dtype=np.float64)
-        sampled = np.array([len(_of(row, mine)) for row in block.kv_tokens], dtype=np.float64)
+        wanted = block.samples or [[1] * len(row) for row in block.kv_tokens]
+        sampled = np.array([sum(_of(row, mine)) for row in wanted], dtype=np.float64)
         cache: dict[tuple[str, bool, bool], np.ndarray] = {}
         stretches: list[list[tuple[str, bool, bool]]] = [[]]  # kinds of layers up to each routed one, then the rest
         for kind in self._kinds:
@@ -123,16 +126,27 @@ class DenseCosts:
         new = np.array([_of(row, mine) for row in block.request_tokens], dtype=np.float64)
         if kv.shape[1] == 0:
             return np.zeros((len(tokens), 3))
-        batched = self._model.layer_dense_work(layer, tokens, kv.max(axis=1))
+        return self.tokenwise_s(layer, tokens) + self.attention_s(layer, new, kv, block.mixed)
+
+    def tokenwise_s(self, layer: int, tokens: np.ndarray) -> np.ndarray:
+        """[steps, 3] seconds of all of a layer but its attention, for so many tokens in each step."""
+        works = self._model.layer_dense_work(layer, tokens, tokens)
+        return self._sum([work for work in works if work.kind != "attention"])
+
+    def attention_s(self, layer: int, new: np.ndarray, kv: np.ndarray, mixed: bool = False) -> np.ndarray:
+        """[steps, 3] seconds of a layer's attention; new tokens and context length of each request, [steps, requests].
+
+        The requests of a step run in one launch; where they are `mixed`, those of one new token in one, the others in
+        another.
+        """
+        works = [work for work in self._model.layer_dense_work(layer, new, kv) if work.kind == "attention"]
+        if mixed:
+            return self._sum([_joined(work, new == 1) for work in works]) + self._sum(
+                [_joined(work, new > 1) for work in works]
+            )
         if kv.shape[1] == 1:
-            return self._sum(batched)
-        single = self._model.layer_dense_work(layer, new, kv)  # each request by itself, [steps, requests]
-        return self._sum(
-            [
-                _joined(alone) if together.kind == "attention" else together
-                for together, alone in zip(batched, single, strict=True)
-            ]
-        )
+            return self._sum([_flat(work) for work in works])
+        return self._sum([_joined(work, new > 0) for work in works])
 
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
@@ -154,26 +168,31 @@ class HostedDense:
         ]
 
 
-def _joined(work: Work) -> Work:
-    """Attention of the requests of a step in one launch, from that of each, [steps, requests].
+def _flat(work: Work) -> Work:
+    """The work of steps of one request, [steps, 1], as [steps]."""
+    shape = {name: value if np.ndim(value) == 0 else np.asarray(value).ravel() for name, value in work.shape.items()}
+    return replace(work, flops=work.flops.ravel(), size_bytes=work.size_bytes.ravel(), shape=shape)
+
+
+def _joined(work: Work, there: np.ndarray) -> Work:
+    """Attention of the requests of a step that are `there` in one launch, from that of each, [steps, requests].
 
     A kernel model takes sequences of one length: in decode the mean, in prefill the root of the mean square, as the
     work grows with the length and with its square.
     """
     shape = {name: np.asarray(value, dtype=np.float64) for name, value in work.shape.items()}
-    there = np.broadcast_to(shape["tokens"] > 0, work.flops.shape)
     count = np.maximum(there.sum(axis=1), 1)
 
     def mean(value: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(there, value, 0.0).sum(axis=1) / count)
 
-    decode = shape["tokens"].max(axis=1) <= 1
+    decode = np.where(there, shape["tokens"], 0.0).max(axis=1) <= 1
     square = {name: np.sqrt(mean(shape[name] ** 2)) for name in ("tokens", "kv_len")}
     joined = {name: np.where(decode, mean(shape[name]), square[name]) for name in square}
     return replace(
         work,
-        flops=work.flops.sum(axis=1),
-        size_bytes=work.size_bytes.sum(axis=1),
+        flops=np.where(there, work.flops, 0.0).sum(axis=1),
+        size_bytes=np.where(there, work.size_bytes, 0.0).sum(axis=1),
         shape={**work.shape, **joined, "sequences": there.sum(axis=1).astype(np.float64)},
     )
 
