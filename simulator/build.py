@@ -13,13 +13,16 @@ from simulator.batching.batcher import Batcher
 from simulator.batching.pages import KvPages
 from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
+from simulator.batching.stretches import Stretches
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
 from simulator.policies.base import component_seed
 from simulator.policies.cache.base import CachePolicy
+from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Task
 from simulator.policies.precision.stored import AsStored
+from simulator.policies.prediction.none import NoPrediction
 from simulator.policies.slots.base import SlotsPolicy
 from simulator.residency import RESIDENT, Partition, Tier
 from simulator.routing import PARTS, Routing
@@ -218,6 +221,8 @@ class _Builder:
             self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
             workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
+        if batcher is not None:
+            self._run_ahead(workers[0], batcher)
         return Run(
             scenario=scenario,
             clock=self.clock,
@@ -241,6 +246,19 @@ class _Builder:
         pages = KvPages(self.scenario.settings.kv_page_tokens, self._kv_bytes, [m.kv_bytes for m in memories])
         batcher = Batcher(self.plan, self.scheduling, pages, self.progress)
         return batcher, batcher
+
+    def _run_ahead(self, worker: Worker, batcher: Batcher) -> None:
+        """Let a worker take many steps at once, if it can have no company and nobody looks on."""
+        device = self.scenario.platform.device(worker.name)
+        alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
+        plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
+        plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
+        free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
+        if alone and plain and free and self.scheduling.steady:
+            costs = ExpertCosts(self.scenario.model, self.row_bytes, device)
+            dense = DenseCosts.of(self.scenario.model, device)
+            framework_ps = to_ps(self.scenario.settings.framework_layer_s)
+            worker.stretches = Stretches(worker, batcher, dense, costs, framework_ps)
 
     def _kv_bytes(self, tokens: int) -> int:
         """KV cache of a sequence on a worker."""

@@ -37,8 +37,9 @@ class Workload:
     outlasts its recorded routing, exact (refused), cycle, resample or synthesise; decode_tokens: of every
     request (None: as recorded); prompt_tokens: context length before every request's first decoded token
     (None: as recorded); tasks: serve only requests of these labels (None: all); file: a request list, CSV or
-    Parquet, or the YAML of one's specification, instead of the requests of the trace in order; slo_ttft_s, slo_tpot_s:
-    what a request may take to its first token, and per token after it (None: as long as it likes).
+    Parquet, or the YAML of one's specification, instead of the requests of the trace in order; slo_ttft_s: seconds
+    that a request may take from its arrival to its first token (None: any); slo_tpot_s: and on average for each token
+    after it (None: any).
     """
 
     requests: int | None = None

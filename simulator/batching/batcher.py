@@ -41,6 +41,7 @@ class Batcher:
         self.running: list[Request] = []
         self.swaps: list[tuple[int, bool, int]] = []  # of the step that comes
         self.preemptions = 0
+        self.composed: Parts | None = None  # what `compose` gave and nobody has run
         self._progress = progress
         self._view = QueueView(pages)
         self._parts: Parts = []  # of the step that runs
@@ -60,7 +61,8 @@ class Batcher:
         return self._answer
 
     def _next(self, time_ps: int) -> Step | int | None:
-        parts = self.compose(time_ps)
+        parts = self.compose(time_ps) if self.composed is None else self.composed
+        self.composed = None
         if not isinstance(parts, list):
             return parts
         batch, last = self.batch_of(parts)

@@ -67,6 +67,14 @@ class KvPages:
                 self.peak_bytes[worker] = used
         return True
 
+    def has_room(self, requests: list[Request], tokens: int) -> bool:
+        """Whether requests that hold pages could each process so many more tokens."""
+        needed = [0] * len(self.free_bytes)
+        for request in requests:
+            worker, size = self._held[request]
+            needed[worker] += max(0, self.bytes_of(request.context_after(tokens)) - size)
+        return all(size <= free for size, free in zip(needed, self.free_bytes, strict=True))
+
     def give_back(self, request: Request) -> None:
         """A request's pages are free again."""
         worker, size = self._held.pop(request, (0, 0))

@@ -27,7 +27,7 @@ class StepMaker:
     def step(self, parts: Sequence[tuple[Request, int]], batch: int, last: bool) -> Step:
         """The step in which so many tokens of each request are processed."""
         for request, _ in parts:
-            self._bind(request)
+            self.bind(request)
         if all(request.done >= request.fresh for request, _ in parts):
             return self._decode([request for request, _ in parts], batch, last)
         return self._mixed(parts, batch, last)
@@ -39,7 +39,8 @@ class StepMaker:
         request.prompt = request.decode = request.guesses = request.prepared = None
         request.blobs = []
 
-    def _bind(self, request: Request) -> None:
+    def bind(self, request: Request) -> None:
+        """Read a request's rows."""
         if not request.bound:
             request.prompt, request.decode = self._plan.bound(request.served)
             request.bound = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ KEPT_COSTS, KEPT_BLOCKS, KEPT_LAUNCHES = 64, 256, 8192  # tables of equal work a
 OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
 T = TypeVar("T")
 Parts = tuple[int, tuple[int, int, int]]  # total ps, and that by what bounds it
+Stretch = tuple[bool, bool, tuple[int, ...]]  # with the embedding, with the head, layers by the first of their kind
 
 
 def _parts_s(work: Work, device: Device, ideal: bool) -> np.ndarray:
@@ -62,7 +63,7 @@ class DenseCosts:
         return _DENSE.of((id(model), id(device), ideal), lambda: cls(model, device, ideal))
 
     def __init__(self, model: ModelSpec, device: Device, ideal: bool = False) -> None:
-        self._model = model
+        self.model = self._model = model
         self._device = device
         self._ideal = ideal
         self._kept: _Kept[list[tuple[Parts, ...]]] = _Kept(KEPT_BLOCKS)
@@ -75,6 +76,15 @@ class DenseCosts:
             )
             for layer in range(model.layers)
         ]
+        self.stretches: list[Stretch] = []
+        """From one routed layer's end to the next one's router, in order, then the rest; layers of one kind are alike."""
+        kinds: list[int] = []
+        for layer in range(model.layers):
+            kinds.append(self._kinds.index(self._kinds[layer]))
+            if layer in moe:
+                self.stretches.append((not self.stretches, False, tuple(kinds)))
+                kinds = []
+        self.stretches.append((not self.stretches, True, tuple(kinds)))
 
     def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
         """Per step of the block, per routed layer and once more for the tail: (ps, (launch, memory, compute)).
@@ -87,38 +97,33 @@ class DenseCosts:
         return self._kept.of(key, lambda: self._table(block, mine))
 
     def _table(self, block: Block, mine: list[int] | None) -> list[tuple[Parts, ...]]:
-        layers = len(self._model.moe_layers)
         tokens = np.array([sum(_of(row, mine)) for row in block.request_tokens], dtype=np.float64)
         wanted = block.samples or [[1] * len(row) for row in block.kv_tokens]
         sampled = np.array([sum(_of(row, mine)) for row in wanted], dtype=np.float64)
-        cache: dict[tuple[str, bool, bool], np.ndarray] = {}
-        stretches: list[list[tuple[str, bool, bool]]] = [[]]  # kinds of layers up to each routed one, then the rest
-        for kind in self._kinds:
-            stretches[-1].append(kind)
-            if kind[1]:
-                stretches.append([])
-        rows: dict[tuple[object, ...], list[Parts]] = {}
-        order = []
-        for index, stretch in enumerate(stretches):
-            key = (index == 0, index == layers, *stretch)  # equal stretches share one table
-            order.append(key)
-            if key in rows:
+        ends_s = self.embedding_s(tokens), self.head_s(sampled)
+        cache: dict[int, np.ndarray] = {}
+        rows: dict[Stretch, list[Parts]] = {}
+        for stretch in self.stretches:
+            if stretch in rows:  # equal stretches share one table
                 continue
-            parts_s = np.zeros((len(tokens), 3))
-            if index == 0:
-                parts_s = parts_s + self._sum([self._model.embedding_work(tokens)])
-            for kind in stretch:
-                if kind not in cache:
-                    cache[kind] = self._layer(self._kinds.index(kind), block, mine, tokens)
-                parts_s = parts_s + cache[kind]
-            if index == layers:
-                parts_s = parts_s + self._sum(self._model.head_work(sampled))
-            rows[key] = [
+            for layer in stretch[2]:
+                if layer not in cache:
+                    cache[layer] = self._layer(layer, block, mine, tokens)
+            parts_s = stretch_s(stretch, cache, *ends_s)
+            rows[stretch] = [
                 (launch + memory + compute, (launch, memory, compute))
                 for launch, memory, compute in to_ps_array(parts_s).tolist()
             ]
-        columns = [rows[key] for key in order]
+        columns = [rows[stretch] for stretch in self.stretches]
         return list(zip(*columns, strict=True))
+
+    def embedding_s(self, tokens: np.ndarray) -> np.ndarray:
+        """[steps, 3] seconds of looking up so many tokens."""
+        return self._sum([self._model.embedding_work(tokens)])
+
+    def head_s(self, sampled: np.ndarray) -> np.ndarray:
+        """[steps, 3] seconds of the final norm and the head for so many tokens."""
+        return self._sum(self._model.head_work(sampled))
 
     def _layer(self, layer: int, block: Block, mine: list[int] | None, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds. Attention is summed over the requests of a step, the rest is batched."""
@@ -151,6 +156,17 @@ class DenseCosts:
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
         return sum((_parts_s(work, self._device, self._ideal) for work in works), np.zeros(3))
+
+
+def stretch_s(
+    stretch: Stretch, layers_s: Mapping[int, np.ndarray], embedding_s: np.ndarray, head_s: np.ndarray
+) -> np.ndarray:
+    """Seconds of a stretch, from those of its layers by the first of their kind; [steps, 3] or what is added to that."""
+    first, last, layers = stretch
+    parts_s = embedding_s if first else np.zeros(3)
+    for layer in layers:
+        parts_s = parts_s + layers_s[layer]
+    return parts_s + head_s if last else np.broadcast_to(parts_s, np.broadcast_shapes(parts_s.shape, embedding_s.shape))
 
 
 class HostedDense:
@@ -231,6 +247,27 @@ class ExpertCosts:
         """Experts that serve the given tokens each, run as one launch."""
         return self._tables[layer].together(tokens)
 
+    def launches(self, counts: np.ndarray) -> np.ndarray:
+        """As `together` for many launches, without the sums: tokens of each expert [..., layers, experts], to ps by
+        what bounds it [..., layers, 3]."""
+        found = np.zeros((*counts.shape[:-1], 3), dtype=np.int64)
+        for table in {id(table): table for table in self._tables}.values():
+            layers = [layer for layer in range(counts.shape[-2]) if self._tables[layer] is table]
+            some = counts[..., layers, :]
+            found[..., layers, :] = table.launches(some.reshape(-1, some.shape[-1])).reshape(*some.shape[:-1], 3)
+        return found
+
+    @property
+    def alike(self) -> bool:
+        """Whether experts of all layers have one size."""
+        return len({id(table) for table in self._tables}) == 1
+
+    def by_active(self, requests: int, experts: int) -> np.ndarray | None:
+        """What a layer takes in which so many decoding requests ask for n distinct experts together, ps by what bounds
+        it [n, 3], n up to `experts`; None where that depends on which of them serve several."""
+        table = self._tables[0]
+        return table.by_active(requests, experts) if self.alike and isinstance(table, _KernelTable) else None
+
     def least_ps(self, layer: int, tokens: Sequence[int]) -> int:
         """What experts that serve the given tokens each take at least, however they are divided into launches."""
         return self._tables[layer].least_ps(tokens)
@@ -244,6 +281,7 @@ class _AdditiveTable:
         self._model, self._device, self._ideal = model, device, ideal
         self._launch_ps = 0 if ideal else int(to_ps_array(np.asarray(device.launch_overhead_s)))
         self._rows: list[tuple[int, int]] = []
+        self._array: np.ndarray | None = None
         self._grow(64)
 
     def together(self, tokens: Sequence[int]) -> Parts:
@@ -259,6 +297,26 @@ class _AdditiveTable:
             else:
                 compute += cost_ps
         return self._launch_ps + memory + compute, (self._launch_ps, memory, compute)
+
+    def launches(self, counts: np.ndarray) -> np.ndarray:
+        """As `together`: tokens of each expert [launches, experts], to ps by what bounds it [launches, 3]."""
+        memory, compute = self.sums(counts)
+        return np.stack([np.where((counts > 0).any(axis=1), self._launch_ps, 0), memory, compute], axis=-1)
+
+    def sums(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ps of memory-bound and of compute-bound experts, [launches] each."""
+        rows = self.rows(int(counts.max(initial=0)))
+        memory = np.where(rows[:, 1] == MEMORY, rows[:, 0], 0)
+        compute = rows[:, 0] - memory
+        return memory[counts].sum(axis=-1), compute[counts].sum(axis=-1)
+
+    def rows(self, most: int) -> np.ndarray:
+        """(ps, what bounds it) of an expert that serves 0, 1, ... up to at least `most` tokens, int64."""
+        if most >= len(self._rows):
+            self._grow(2 * most)
+        if self._array is None or len(self._array) != len(self._rows):
+            self._array = np.array(self._rows, dtype=np.int64)
+        return self._array
 
     def least_ps(self, tokens: Sequence[int]) -> int:
         return self.together(tokens)[0]
@@ -292,6 +350,47 @@ class _KernelTable:
         if not tokens:
             return 0, (0, 0, 0)
         return self._kept.of(tuple(sorted(tokens)), lambda: self._launch(tokens))
+
+    def launches(self, counts: np.ndarray) -> np.ndarray:
+        """As `together`: tokens of each expert [launches, experts], to ps by what bounds it [launches, 3]."""
+        pairs, active = counts.sum(axis=1), (counts > 0).sum(axis=1)
+        tiles = np.array([(-(-counts // tile)).sum(axis=1) for tile in TILES], dtype=np.float64)
+        distinct = np.maximum(counts.max(axis=1), -(-pairs // self._top_k))
+        overhead, busy = self._times.seconds(
+            *(column.astype(np.float64) for column in (distinct, pairs, active)), tiles, None
+        )
+        memory, compute = self._floor.sums(counts)
+        busy_ps = np.maximum(to_ps_array(busy), memory + compute)
+        by_memory = memory >= compute
+        found = np.stack(
+            [to_ps_array(overhead), np.where(by_memory, busy_ps, 0), np.where(by_memory, 0, busy_ps)], axis=-1
+        )
+        return np.where(active[:, None] > 0, found, 0)
+
+    def by_active(self, requests: int, experts: int) -> np.ndarray | None:
+        """As `ExpertCosts.by_active`. No expert serves more than the smallest tile, so tiles, pairs and distinct tokens
+        follow; and the floor must be out of reach, whoever serves how many: it is at most `each` per expert and `more`
+        per pair."""
+        if requests > min(TILES):
+            return None
+        rows = self._floor.rows(requests)[1 : requests + 1]
+        if (rows[:, 1] != MEMORY).any():
+            return None
+        pairs = requests * self._top_k
+        active = np.arange(-(-pairs // requests), min(experts, pairs) + 1)
+        counts = np.zeros((len(active), experts), dtype=np.int64)
+        for row, count in enumerate(active.tolist()):
+            counts[row, :count] = pairs // count
+            counts[row, : pairs % count] += 1
+        served = np.arange(1, requests + 1)
+        more = int(np.diff(rows[:, 0]).max(initial=0))
+        each = int((rows[:, 0] - more * served).max())
+        found = self.launches(counts)
+        if (found[:, 1] + found[:, 2] < each * active + more * pairs).any():
+            return None
+        table = np.full((experts + 1, 3), -1, dtype=np.int64)
+        table[active] = found
+        return table
 
     def _launch(self, tokens: Sequence[int]) -> Parts:
         tiles = [sum(-(-count // tile) for count in tokens) for tile in TILES]

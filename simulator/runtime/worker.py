@@ -9,6 +9,7 @@ from typing import Any
 from simpy.events import Event
 
 from simulator.batching.source import StepSource
+from simulator.batching.stretches import Stretches
 from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
@@ -128,6 +129,7 @@ class Worker(Stream):
         self.adapter = adapter
         self._routing = routing
         self._swap_lanes = swap_lanes
+        self.stretches: Stretches | None = None
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
@@ -144,7 +146,12 @@ class Worker(Stream):
         t = number = 0
         block: Block | None = None
         table: list[tuple[Parts, ...]] = []
-        while (step := self.source.step(number, t)) is not None:
+        while True:
+            if self.stretches is not None and self.stretches.ready():
+                number, t = self.stretches.run(number, t)
+            step = self.source.step(number, t)
+            if step is None:
+                break
             if isinstance(step, int):
                 t = step
                 continue
