@@ -258,7 +258,9 @@ class _Builder:
             costs = ExpertCosts(self.scenario.model, self.row_bytes, device)
             dense = DenseCosts.of(self.scenario.model, device)
             framework_ps = to_ps(self.scenario.settings.framework_layer_s)
-            worker.stretches = Stretches(worker, batcher, dense, costs, framework_ps)
+            worker.stretches = Stretches(
+                worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records
+            )
 
     def _kv_bytes(self, tokens: int) -> int:
         """KV cache of a sequence on a worker."""

@@ -192,7 +192,7 @@ class Result:
     @property
     def duration_ps(self) -> int:
         """From the first step's start to the last step's end."""
-        return self.records[-1].end_ps if self.records else 0
+        return max(worker.end_ps for worker in self.run.workers)
 
     @cached_property
     def bounds(self) -> Bounds:

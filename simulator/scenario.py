@@ -68,7 +68,8 @@ class Settings:
     compute and transfers for a Chrome trace; timeline_requests: of how many requests, spread evenly over
     the run (None: of all); timeline_slices: about how many slices in all, so that the file stays some
     tens of MB (None: no limit); reference: compute the clairvoyant reference too; kv_page_tokens: grain of the
-    KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves).
+    KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves);
+    step_records: keep a record of every step; if not, steps that are simulated together are kept as sums.
     """
 
     cache_bytes: int | None = None
@@ -86,6 +87,7 @@ class Settings:
     reference: bool = True
     kv_page_tokens: int = 16
     kv_cache_bytes: int | None = None
+    step_records: bool = True
 
     def __post_init__(self) -> None:
         for name in ("timeline_requests", "timeline_slices"):

@@ -86,7 +86,12 @@ class Batcher:
         for arrival_ps, order in self.arrivals.until(time_ps):
             self._arrive(order, arrival_ps)
         self.swaps = []
-        if self.waiting or self.running:
+        running = self.running
+        known = running and not self.waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
+        if known and self.pages.grow(running, 1):
+            self._parts, self._times = [(request, 1) for request in running], 1
+            return self._parts
+        if self.waiting or running:
             view = self._view
             view.running, view.waiting, view.time_s = self.running, self.waiting, seconds(time_ps)
             self._parts, self._times = self._apply(self.policy.next_turn(view), time_ps), 1
@@ -100,11 +105,14 @@ class Batcher:
             )
         return until_ps
 
+    def room(self, times: int) -> int:
+        """How often the step that `compose` gave can run, up to `times`, until the KV cache is full; takes the room."""
+        while times > 1 and not self.pages.grow((request for request, _ in self._parts), times):
+            times //= 2
+        return times
+
     def repeat(self, times: int) -> None:
         """The step that `compose` gave runs so often, each time for one more token of each request."""
-        for request, _ in self._parts:
-            if not self.pages.take(request, times):
-                raise PolicyError(f"request {request.id} needs more KV cache than there is.")
         self._times = times
         if self._progress is not None:
             self._progress(times * sum(tokens for _, tokens in self._parts))

@@ -27,44 +27,76 @@ class DenseTables:
         self._times = {stretch: dense.stretches.count(stretch) for stretch in dense.stretches}
         self._added_ps = per_layer_ps * (len(dense.stretches) - 1)
         self._kinds = sorted({layer for _, _, layers in dense.stretches for layer in layers})
-        self._specs = [dense.model.attention_of(layer) for layer in self._kinds]
+        specs = [dense.model.attention_of(layer) for layer in self._kinds]
+        self._windows = [spec.window for spec in specs]
+        self._by_sum = not any(isinstance(spec, AttentionSpec) and (spec.is_mla or spec.index_top_k) for spec in specs)
         self._rows_s: dict[int, np.ndarray] = {}
-        self._decode_s: dict[tuple[int, int, bool | None, int], np.ndarray] = {}
+        self._decode_s: dict[tuple[int, Regime, int], dict[int, np.ndarray]] = {}
         self._decode_ps: dict[tuple[int, Regime, int], np.ndarray] = {}
+        self._mixed_ps: dict[tuple[object, ...], np.ndarray] = {}
+        self._asked: set[tuple[object, ...]] = set()
         self._prompts_s: dict[tuple[int, tuple[tuple[int, int], ...]], np.ndarray] = {}
 
-    def decode(self, contexts: np.ndarray) -> np.ndarray:
-        """Steps in which every request decodes: context lengths after each [steps, requests] to [steps, 3]."""
-        count = contexts.shape[1]
-        regime = self._regime(contexts)
+    def decode(self, contexts: list[int], steps: int) -> np.ndarray:
+        """Steps in which requests decode, with these context lengths after the first one: [steps, 4], ps by what bounds
+        them and all together."""
+        count, least, most = len(contexts), min(contexts), max(contexts) + steps - 1
+        regime = self._regime(least, most)
         if regime is None or count > MOST_TABULATED:
-            one = np.ones(contexts.shape)
-            found = {kind: self._dense.attention_s(kind, one, contexts.astype(np.float64)) for kind in self._kinds}
+            lengths = (np.array(contexts) + np.arange(steps)[:, None]).astype(np.float64)
+            found = {kind: self._dense.attention_s(kind, np.ones(lengths.shape), lengths) for kind in self._kinds}
             return self._totals(count, found, count)
-        sums = contexts.sum(axis=1)
-        return self._gathered(sums, lambda segment: self._decode_segment_ps(count, regime, segment))
+        total, rows = sum(contexts), []
+        left = steps
+        while left:
+            segment, row = divmod(total, SEGMENT)
+            key = count, regime, segment
+            if key not in self._decode_ps:
+                self._decode_ps[key] = self._segment_ps(count, regime, segment)
+            part = self._decode_ps[key][row::count][:left]
+            rows.append(part)
+            left -= len(part)
+            total += count * len(part)
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
-    def mixed(self, contexts: np.ndarray, prompts: tuple[tuple[int, int], ...], sampled: int) -> np.ndarray:
-        """A step in which requests decode, with context lengths after it [requests], beside (tokens, context length) of
-        the chunks of prompts; `sampled` logits are wanted. To [3]. Chunks have more than one token if any decodes."""
-        found = {}
-        regime = self._regime(contexts[None]) if len(contexts) else None
-        for place, kind in enumerate(self._kinds):
-            seconds = self._prompt_s(kind, prompts)
-            if len(contexts):
-                seconds = self._beside_s(place, contexts, regime) + seconds
-            found[kind] = seconds
+    def mixed(self, contexts: list[int], prompts: tuple[tuple[int, int], ...], sampled: int) -> np.ndarray:
+        """A step in which requests decode, with these context lengths after it, beside (tokens, context length) of the
+        chunks of prompts; `sampled` logits are wanted. To [4]. Chunks have more than one token if any decodes."""
+        regime = self._regime(min(contexts), max(contexts)) if contexts else ()
         tokens = len(contexts) + sum(count for count, _ in prompts)
-        return self._totals(tokens, found, sampled)[0]
+        if regime is not None and contexts and len(contexts) <= MOST_TABULATED:
+            segment, row = divmod(sum(contexts), SEGMENT)
+            key = len(contexts), regime, segment, prompts, sampled
+            if key in self._mixed_ps:
+                found: np.ndarray = self._mixed_ps[key][row]
+                return found
+            if self._often(key):
+                beside = self._segment_s(len(contexts), regime, segment)
+                found_s = {kind: beside[kind] + self._prompt_s(kind, prompts) for kind in self._kinds}
+                self._mixed_ps[key] = self._totals(tokens, found_s, sampled)
+                return self._mixed_ps[key][row]
+        found_s = {}
+        for kind in self._kinds:
+            seconds = self._prompt_s(kind, prompts)
+            found_s[kind] = self._beside_s(kind, contexts, regime) + seconds if contexts else seconds
+        return self._totals(tokens, found_s, sampled)[0]
 
-    def _beside_s(self, place: int, contexts: np.ndarray, regime: Regime | None) -> np.ndarray:
+    def _often(self, key: tuple[object, ...]) -> bool:
+        """Whether this was asked before, so that it pays to tabulate what is near it."""
+        if len(self._asked) >= KEPT_PROMPTS:
+            self._asked.clear()
+            self._mixed_ps.clear()
+        seen = key in self._asked
+        self._asked.add(key)
+        return seen
+
+    def _beside_s(self, kind: int, contexts: list[int], regime: Regime | None) -> np.ndarray:
         """[1, 3] seconds of the attention of decoding requests in a mixed step."""
-        kind, count = self._kinds[place], len(contexts)
-        if regime is None or count > MOST_TABULATED:
-            one = np.ones((1, count))
-            return self._dense.attention_s(kind, one, contexts[None].astype(np.float64), mixed=True)
-        segment, row = divmod(int(contexts.sum()), SEGMENT)
-        return self._decode_segment_s(count, place, regime[place], segment)[row : row + 1]
+        if regime is None or len(contexts) > MOST_TABULATED:
+            lengths = np.array([contexts], dtype=np.float64)
+            return self._dense.attention_s(kind, np.ones(lengths.shape), lengths, mixed=True)
+        segment, row = divmod(sum(contexts), SEGMENT)
+        return self._segment_s(len(contexts), regime, segment)[kind][row : row + 1]
 
     def _prompt_s(self, kind: int, prompts: tuple[tuple[int, int], ...]) -> np.ndarray:
         """[1, 3] seconds of the attention of chunks of prompts."""
@@ -76,14 +108,12 @@ class DenseTables:
             self._prompts_s[key] = self._dense.attention_s(kind, new, kv)
         return self._prompts_s[key]
 
-    def _regime(self, contexts: np.ndarray) -> Regime | None:
-        """None where costs do not follow from the sum of context lengths."""
+    def _regime(self, least: int, most: int) -> Regime | None:
+        """Of context lengths from `least` to `most`; None where costs do not follow from their sum."""
+        if not self._by_sum:
+            return None
         found: list[bool | None] = []
-        least, most = int(contexts.min()), int(contexts.max())
-        for spec in self._specs:
-            if isinstance(spec, AttentionSpec) and (spec.is_mla or spec.index_top_k):
-                return None
-            window = spec.window
+        for window in self._windows:
             if window is None:
                 found.append(None)
             elif least >= window or most <= window:
@@ -92,47 +122,29 @@ class DenseTables:
                 return None
         return tuple(found)
 
-    def _gathered(self, sums: np.ndarray, segment_ps: object) -> np.ndarray:
-        """Rows of segments for ascending sums."""
-        assert callable(segment_ps)
-        first, last = int(sums[0]) // SEGMENT, int(sums[-1]) // SEGMENT
-        if first == last:
-            rows: np.ndarray = segment_ps(first)[sums - first * SEGMENT]
-            return rows
-        numbers = sums // SEGMENT
-        return np.concatenate(
-            [segment_ps(n)[sums[numbers == n] - n * SEGMENT] for n in range(first, last + 1) if (numbers == n).any()]
-        )
-
-    def _decode_segment_s(self, count: int, place: int, beyond: bool | None, segment: int) -> np.ndarray:
-        """[SEGMENT, 3] seconds of a kind of layer's attention, by the sum of context lengths."""
-        key = count, place, beyond, segment
+    def _segment_s(self, count: int, regime: Regime, segment: int) -> dict[int, np.ndarray]:
+        """[SEGMENT, 3] seconds of each kind of layer's attention, by the sum of context lengths."""
+        key = count, regime, segment
         if key not in self._decode_s:
             sums = np.arange(segment * SEGMENT, (segment + 1) * SEGMENT)
-            contexts = sums[:, None] // count + (np.arange(count) < sums[:, None] % count)
-            one = np.ones(contexts.shape)
-            self._decode_s[key] = self._dense.attention_s(self._kinds[place], one, contexts.astype(np.float64))
+            lengths = (sums[:, None] // count + (np.arange(count) < sums[:, None] % count)).astype(np.float64)
+            one = np.ones(lengths.shape)
+            self._decode_s[key] = {kind: self._dense.attention_s(kind, one, lengths) for kind in self._kinds}
         return self._decode_s[key]
 
-    def _decode_segment_ps(self, count: int, regime: Regime, segment: int) -> np.ndarray:
-        key = count, regime, segment
-        if key not in self._decode_ps:
-            found = {
-                kind: self._decode_segment_s(count, place, regime[place], segment)
-                for place, kind in enumerate(self._kinds)
-            }
-            self._decode_ps[key] = self._totals(count, found, count)
-        return self._decode_ps[key]
+    def _segment_ps(self, count: int, regime: Regime, segment: int) -> np.ndarray:
+        """[SEGMENT, 4] ps of steps in which requests decode, by the sum of context lengths."""
+        return self._totals(count, self._segment_s(count, regime, segment), count)
 
     def _totals(self, tokens: int, attention_s: dict[int, np.ndarray], sampled: int) -> np.ndarray:
-        """Whole steps of equally many tokens, [steps, 3] ps."""
+        """Whole steps of equally many tokens, from the attention of each kind of layer [steps, 3], to [steps, 4] ps."""
         layers_s = {kind: self._row_s(kind, tokens) + attention_s[kind] for kind in self._kinds}
-        shape = np.broadcast_shapes((1, 3), *(found.shape for found in layers_s.values()))
-        total = np.zeros(shape, dtype=np.int64)
+        total = np.zeros((len(layers_s[self._kinds[0]]), 4), dtype=np.int64)
         ends_s = self._row_s(EMBEDDING, tokens), self._row_s(HEAD, sampled)
         for stretch, times in self._times.items():
-            total += times * to_ps_array(stretch_s(stretch, layers_s, *ends_s))
+            total[:, :3] += times * to_ps_array(stretch_s(stretch, layers_s, *ends_s))
         total[:, 0] += self._added_ps
+        total[:, 3] = total[:, :3].sum(axis=1)
         return total
 
     def _row_s(self, part: int, tokens: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from simulator.batching.request import Request
 
@@ -67,13 +67,29 @@ class KvPages:
                 self.peak_bytes[worker] = used
         return True
 
-    def has_room(self, requests: list[Request], tokens: int) -> bool:
-        """Whether requests that hold pages could each process so many more tokens."""
-        needed = [0] * len(self.free_bytes)
+    def grow(self, requests: Iterable[Request], tokens: int) -> bool:
+        """As `take` for requests that hold pages, all of them or, if there is no room, none."""
+        sizes, held, page = self._sizes, self._held, self.page_tokens
+        more: list[tuple[Request, int, int, int]] = []
         for request in requests:
-            worker, size = self._held[request]
-            needed[worker] += max(0, self.bytes_of(request.context_after(tokens)) - size)
-        return all(size <= free for size, free in zip(needed, self.free_bytes, strict=True))
+            pages = -(-(request.base + request.done + tokens) // page)
+            wanted = sizes[pages] if pages < len(sizes) else self.bytes_of(pages * page)
+            worker, size = held[request]
+            if wanted > size:
+                more.append((request, worker, wanted, wanted - size))
+        if not more:
+            return True
+        free = list(self.free_bytes)
+        for _, worker, _, size in more:
+            free[worker] -= size
+        if min(free) < 0:
+            return False
+        self.free_bytes[:] = free
+        for request, worker, wanted, _ in more:
+            held[request] = worker, wanted
+        for worker, capacity in enumerate(self.capacity_bytes):
+            self.peak_bytes[worker] = max(self.peak_bytes[worker], capacity - free[worker])
+        return True
 
     def give_back(self, request: Request) -> None:
         """A request's pages are free again."""

@@ -40,10 +40,10 @@ class Prepared:
         self._counts: dict[tuple[int, int], np.ndarray] = {}
 
     def counts(self, start: int, stop: int) -> np.ndarray:
-        """Tokens that each expert serves in some rows, [L * E]."""
+        """Tokens that each expert serves in some rows, [L, E]."""
         key = start, stop
         if key not in self._counts:
-            found = counted(self.cells[start:stop], self.layers * self.experts)
+            found = counted(self.cells[start:stop], self.layers * self.experts).reshape(self.layers, self.experts)
             if stop - start < 2 or len(self._counts) > 8:
                 return found
             self._counts[key] = found

@@ -17,12 +17,13 @@ class Request:
     preemptions     how often it was preempted
     worker          that holds its KV cache, -1 while it waits
 
-    Of rows, the tokens that have routing: `prompt_rows` of the prompt, `rows` in all, `done` of which the KV cache
-    holds the result; up to `fresh` they are processed in chunks, from there on one by one.
+    `base` tokens of context have no routing and are there from the start. Of rows, the tokens that have routing:
+    `prompt_rows` of the prompt, `rows` in all, `done` of which the KV cache holds the result; up to `fresh` they are
+    processed in chunks, from there on one by one.
     """
 
     __slots__ = (
-        *("id", "task", "order", "served", "arrival_ps", "slo_ttft_s", "slo_tpot_s", "prompt_rows", "rows"),
+        *("id", "task", "order", "served", "arrival_ps", "slo_ttft_s", "slo_tpot_s", "prompt_rows", "rows", "base"),
         *("done", "fresh", "decoded", "worker", "preemptions", "swapped_bytes", "start_ps", "first_ps", "last_ps"),
         *("prompt", "decode", "bound", "blobs", "guesses", "chunk", "prepared"),
     )
@@ -41,6 +42,7 @@ class Request:
         routed, decode_tokens = bool(served.routed_prompt_tokens), served.decode_tokens
         self.prompt_rows = served.prompt_rows if routed else served.prompt_tokens if synthetic_prefill else 0
         self.rows = self.prompt_rows + decode_tokens
+        self.base = served.prompt_tokens - self.prompt_rows
         self.done = self.decoded = self.preemptions = self.swapped_bytes = 0
         self.fresh = self.prompt_rows
         self.worker = self.start_ps = self.first_ps = self.last_ps = self.chunk = -1
@@ -73,7 +75,7 @@ class Request:
 
     def context_after(self, tokens: int) -> int:
         """Context length in tokens once so many more have been processed."""
-        return self.served.prompt_tokens - self.prompt_rows + self.done + tokens
+        return self.base + self.done + tokens
 
     def drop(self, keep: bool) -> None:
         """It was preempted: what it has done is to be done again, unless the KV cache is kept elsewhere."""

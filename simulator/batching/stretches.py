@@ -27,17 +27,18 @@ FLUSHED = 4096  # steps after which their records are written
 
 
 class _Stretch(NamedTuple):
-    """Steps of the same requests, n of each other thing: times in ps."""
+    """Steps of the same requests; times in ps."""
 
     batch: int
     prompt_tokens: int
     tokens: int
     requests: list[int]
-    contexts: np.ndarray  # [steps, requests]
+    contexts: list[int]  # after the first step
     start_ps: int
     ends_ps: np.ndarray
-    hits: np.ndarray
-    parts_ps: np.ndarray  # [steps, 3]
+    active: np.ndarray  # distinct experts, [steps, layers]
+    dense_ps: np.ndarray  # [steps, 4]
+    experts_ps: np.ndarray | None  # [steps, 3]; None: as many as are active say
     last: bool
 
 
@@ -45,8 +46,15 @@ class Stretches:
     """Runs a worker ahead of its steps. The worker must be the only one, fetch all it lacks, and observe nothing."""
 
     def __init__(
-        self, worker: Worker, batcher: Batcher, dense: DenseCosts, experts: ExpertCosts, framework_ps: int
+        self,
+        worker: Worker,
+        batcher: Batcher,
+        dense: DenseCosts,
+        experts: ExpertCosts,
+        framework_ps: int,
+        keep_steps: bool = True,
     ) -> None:
+        self._keep_steps = keep_steps
         self._worker, self._batcher, self._experts = worker, batcher, experts
         self._dense = DenseTables(dense, framework_ps)
         self._preparer = Preparer(batcher.plan, batcher.steps)
@@ -56,7 +64,6 @@ class Stretches:
         self._here = False
         self._pending: list[_Stretch] = []
         self._steps = 0  # of the pending
-        self._layer_hits = np.zeros((2, plan.layers), dtype=np.int64)
         self._step_ps = 0  # the last one took
 
     def ready(self) -> bool:
@@ -93,48 +100,53 @@ class Stretches:
 
     def _cost(self, parts: Parts, time_ps: int) -> _Stretch | None:
         """The steps from here on in which these requests run; None where the worker has to take one itself."""
-        decoding = [request for request, _ in parts if request.done >= request.fresh]
-        if any(not self._preparer.of(request).whole for request in decoding):
-            return None
+        decoding = []
+        for request, _ in parts:
+            prepared = request.prepared or self._preparer.of(request)
+            if request.done >= request.fresh:
+                decoding.append(request)
+                if not prepared.whole:  # type: ignore[attr-defined]
+                    return None
         if len(decoding) < len(parts):
             return self._mixed(parts, decoding, time_ps)
         return self._decode(decoding, time_ps)
 
     def _decode(self, requests: list[Request], time_ps: int) -> _Stretch:
         count, batcher = len(requests), self._batcher
-        left = min(request.rows - request.done for request in requests)
+        left = min([request.rows - request.done for request in requests])
         steps = min(left, MOST_STEPS)
         arrival_ps = batcher.arrivals.next_ps()
         if arrival_ps is not None and self._step_ps:
             steps = min(steps, (arrival_ps - time_ps) // self._step_ps + 2)
-        while steps > 1 and not batcher.pages.has_room(requests, steps):
-            steps //= 2
-        contexts = np.array([request.context_after(1) for request in requests]) + np.arange(steps)[:, None]
+        steps = batcher.room(steps)
+        contexts = [request.base + request.done + 1 for request in requests]
         if count not in self._by_active:
             self._by_active[count] = self._experts.by_active(count, self._shape[1])
         table = self._by_active[count]
         active = self._active(requests, steps)
+        dense_ps = self._dense.decode(contexts, steps)
+        experts_ps = None
         if table is not None:
-            experts_ps = table[active].sum(axis=1)
+            lasts_ps = np.add.reduce(table[:, 3].take(active), axis=1)
         else:
             experts_ps = self._experts.launches(self._counts(requests, steps)).sum(axis=1)
-        parts_ps = self._dense.decode(contexts) + experts_ps
-        ends_ps = time_ps + np.cumsum(parts_ps.sum(axis=1))
-        if arrival_ps is not None:
-            steps = min(steps, int(np.searchsorted(ends_ps, arrival_ps)) + 1)
-        ends_ps, active = ends_ps[:steps], active[:steps]
-        self._step_ps = max(1, int(ends_ps[-1] - time_ps) // steps)
-        self._layer_hits[0] += active.sum(axis=0)
+            lasts_ps = experts_ps.sum(axis=1)
+        ends_ps = np.add.accumulate(lasts_ps + dense_ps[:, 3])
+        ends_ps += time_ps
+        if arrival_ps is not None and ends_ps[-1] >= arrival_ps:
+            steps = int(ends_ps.searchsorted(arrival_ps)) + 1
+        self._step_ps = max(1, (int(ends_ps[steps - 1]) - time_ps) // steps)
         return _Stretch(
-            batch=min(request.order for request in requests),
+            batch=min([request.order for request in requests]),
             prompt_tokens=0,
             tokens=count,
             requests=[request.id for request in requests],
-            contexts=contexts[:steps],
+            contexts=contexts,
             start_ps=time_ps,
-            ends_ps=ends_ps,
-            hits=active.sum(axis=1),
-            parts_ps=parts_ps[:steps],
+            ends_ps=ends_ps[:steps],
+            active=active[:steps],
+            dense_ps=dense_ps[:steps],
+            experts_ps=None if experts_ps is None else experts_ps[:steps],
             last=steps == left,
         )
 
@@ -143,16 +155,17 @@ class Stretches:
         union: np.ndarray | None = None
         for request in requests:
             row = request.done - request.prompt_rows
-            masks = self._preparer.of(request).masks[row : row + steps]
+            masks = request.prepared.masks[row : row + steps]  # type: ignore[attr-defined]
             union = masks.copy() if union is None else np.bitwise_or(union, masks, out=union)
         assert union is not None
         bits = np.bitwise_count(union)
-        return bits[:, 0].astype(np.int64) if bits.shape[1] == 1 else bits.sum(axis=1, dtype=np.int64)
+        found: np.ndarray = bits[:, 0] if bits.shape[1] == 1 else bits.sum(axis=1)
+        return found
 
     def _counts(self, requests: list[Request], steps: int) -> np.ndarray:
         """Tokens that each expert serves, [steps, layers, experts]."""
         size = self._shape[0] * self._shape[1]
-        rows = [self._preparer.of(request).cells[request.done : request.done + steps] for request in requests]
+        rows = [request.prepared.cells[request.done : request.done + steps] for request in requests]  # type: ignore[attr-defined]
         cells = np.concatenate(rows, axis=1) + np.arange(steps)[:, None] * size
         return counted(cells, steps * size).reshape(steps, *self._shape)
 
@@ -161,28 +174,26 @@ class Stretches:
         chunks = [(request, tokens) for request, tokens in parts if request.done < request.fresh]
         if decoding and any(tokens == 1 for _, tokens in chunks):
             return None  # they would share a launch with those that decode
-        size = self._shape[0] * self._shape[1]
-        counts = self._counts(decoding, 1).reshape(size) if decoding else np.zeros(size, dtype=np.int64)
+        counts = self._counts(decoding, 1)[0] if decoding else np.zeros(self._shape, dtype=np.int64)
         for request, tokens in chunks:
-            counts = counts + self._preparer.of(request).counts(request.done, request.done + tokens)
-        counts = counts.reshape(self._shape)
-        contexts = np.array([request.context_after(1) for request in decoding], dtype=np.int64)
-        prompts = tuple((tokens, request.context_after(tokens)) for request, tokens in chunks)
-        sampled = sum(request.done + tokens >= request.fresh for request, tokens in parts)
-        parts_ps = self._dense.mixed(contexts, prompts, sampled) + self._experts.launches(counts).sum(axis=0)
-        active = (counts > 0).sum(axis=1)
-        self._layer_hits[1] += active
+            counts = counts + request.prepared.counts(request.done, request.done + tokens)  # type: ignore[attr-defined]
+        contexts = [request.context_after(1) for request in decoding]
+        prompts = tuple([(tokens, request.context_after(tokens)) for request, tokens in chunks])
+        sampled = sum([request.done + tokens >= request.fresh for request, tokens in parts])
+        dense_ps = self._dense.mixed(contexts, prompts, sampled)
+        experts_ps = self._experts.launches(counts).sum(axis=0)
         batch, last = self._batcher.batch_of(parts)
         return _Stretch(
             batch=batch,
-            prompt_tokens=sum(tokens for _, tokens in chunks),
-            tokens=sum(tokens for _, tokens in parts),
+            prompt_tokens=sum([tokens for _, tokens in chunks]),
+            tokens=sum([tokens for _, tokens in parts]),
             requests=[request.id for request, _ in parts],
-            contexts=np.array([[request.context_after(tokens) for request, tokens in parts]]),
+            contexts=[request.context_after(tokens) for request, tokens in parts],
             start_ps=time_ps,
-            ends_ps=np.array([time_ps + parts_ps.sum()]),
-            hits=active.sum(keepdims=True),
-            parts_ps=parts_ps[None],
+            ends_ps=np.array([time_ps + int(dense_ps[3]) + int(experts_ps.sum())]),
+            active=(counts > 0).sum(axis=1)[None],
+            dense_ps=dense_ps[None],
+            experts_ps=experts_ps[None],
             last=last,
         )
 
@@ -192,37 +203,69 @@ class Stretches:
         if not pending:
             return
         steps = np.array([len(stretch.ends_ps) for stretch in pending])
-        widths = np.array([len(stretch.requests) for stretch in pending])
         ends_ps = np.concatenate([stretch.ends_ps for stretch in pending])
-        starts_ps = np.concatenate([np.append(s.start_ps, s.ends_ps[:-1]) for s in pending])
-        parts_ps = np.concatenate([stretch.parts_ps for stretch in pending])
+        last_steps = np.cumsum(steps) - 1
+        starts_ps = np.append(0, ends_ps[:-1])
+        starts_ps[last_steps - steps + 1] = [stretch.start_ps for stretch in pending]
+        parts_ps = self._parts_ps(np.repeat([stretch.experts_ps is None for stretch in pending], steps))
         last = np.zeros(len(ends_ps), dtype=np.int64)
-        last[np.cumsum(steps) - 1] = [stretch.last for stretch in pending]
-        prompt_tokens = np.repeat([stretch.prompt_tokens for stretch in pending], steps)
-        lengths = np.repeat(widths, steps)
-        worker.records.extend(
-            len(ends_ps),
-            {
-                "number": np.arange(number - len(ends_ps), number),
-                "batch": np.repeat([stretch.batch for stretch in pending], steps),
-                "prefill": (prompt_tokens > 0).astype(np.int64),
-                "tokens": np.repeat([stretch.tokens for stretch in pending], steps),
-                "start_ps": starts_ps,
-                "end_ps": ends_ps,
-                "last": last,
-                "prompt_tokens": prompt_tokens,
-                "hits": np.concatenate([stretch.hits for stretch in pending]),
-                "busy_ps": ends_ps - starts_ps,
-            },
-            {
-                "requests": (np.concatenate([np.tile(s.requests, len(s.ends_ps)) for s in pending]), lengths),
-                "kv_tokens": (np.concatenate([stretch.contexts.ravel() for stretch in pending]), lengths),
-            },
-            {"waited_ps": dict(zip(worker.path.names, parts_ps.T, strict=True))},
-        )
+        last[last_steps] = [stretch.last for stretch in pending]
+        numbers = {
+            "number": np.arange(number - len(ends_ps), number),
+            "batch": np.repeat([stretch.batch for stretch in pending], steps),
+            "prompt_tokens": np.repeat([stretch.prompt_tokens for stretch in pending], steps),
+            "tokens": np.repeat([stretch.tokens for stretch in pending], steps),
+            "start_ps": starts_ps,
+            "end_ps": ends_ps,
+            "last": last,
+            "busy_ps": ends_ps - starts_ps,
+        }
+        numbers["prefill"] = (numbers["prompt_tokens"] > 0).astype(np.int64)
+        active = np.concatenate([stretch.active for stretch in pending])
+        numbers["hits"] = active.sum(axis=1, dtype=np.int64)
+        for prefill, counters in enumerate(worker.layer_counts):
+            for layer, hits in enumerate(active[numbers["prefill"] == prefill].sum(axis=0, dtype=np.int64).tolist()):
+                counters[layer][0] += hits
         worker.busy_ps += int(parts_ps.sum())
-        for counters, hits in zip(worker.layer_counts, self._layer_hits.tolist(), strict=True):
-            for layer, found in enumerate(hits):
-                counters[layer][0] += found
-        self._layer_hits[:] = 0
+        if self._keep_steps:
+            lengths = np.repeat([len(stretch.requests) for stretch in pending], steps)
+            contexts = [(np.array(s.contexts) + np.arange(len(s.ends_ps))[:, None]).ravel() for s in pending]
+            requests = np.concatenate([np.tile(stretch.requests, len(stretch.ends_ps)) for stretch in pending])
+            lists = {"requests": (requests, lengths), "kv_tokens": (np.concatenate(contexts), lengths)}
+            waited_ps = dict(zip(worker.path.names, parts_ps.T, strict=True))
+            worker.records.extend(len(ends_ps), numbers, lists, {"waited_ps": waited_ps})
+        else:
+            self._add_sums(numbers, parts_ps)
         self._pending, self._steps = [], 0
+
+    def _add_sums(self, numbers: dict[str, np.ndarray], parts_ps: np.ndarray) -> None:
+        """One record for all steps of a kind: with or without prompts, of warm-up or not. It lasts as long as they."""
+        warm = numbers["batch"] < self._batcher.plan.workload.warmup_requests
+        kinds = 2 * warm + numbers["prefill"]
+        for kind in np.unique(kinds):
+            of_it = kinds == kind
+            sums = {name: values[of_it].sum(keepdims=True) for name, values in numbers.items()}
+            for name in ("number", "batch", "start_ps", "prefill", "last"):
+                sums[name] = numbers[name][of_it][-1:]
+            sums["end_ps"] = sums["start_ps"] + sums["busy_ps"]
+            nothing = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+            waited_ps = dict(zip(self._worker.path.names, parts_ps[of_it].sum(axis=0)[:, None], strict=True))
+            lists = {"requests": nothing, "kv_tokens": nothing}
+            self._worker.records.extend(1, sums, lists, {"waited_ps": waited_ps})
+
+    def _parts_ps(self, by_active: np.ndarray) -> np.ndarray:
+        """What the pending steps took by what bounds it, [steps, 3]; `by_active`: whose experts are still to be looked
+        up, bool [steps]."""
+        pending = self._pending
+        parts_ps = np.concatenate([stretch.dense_ps[:, :3] for stretch in pending])
+        known = [stretch.experts_ps for stretch in pending if stretch.experts_ps is not None]
+        if known:
+            parts_ps[~by_active] += np.concatenate(known)
+        steps = [len(stretch.ends_ps) for stretch in pending]
+        counts = np.repeat([stretch.tokens if stretch.experts_ps is None else 0 for stretch in pending], steps)
+        for count in sorted({stretch.tokens for stretch in pending if stretch.experts_ps is None}):
+            table = self._by_active[count]
+            assert table is not None
+            some = [stretch.active for stretch in pending if stretch.experts_ps is None and stretch.tokens == count]
+            parts_ps[counts == count] += table[np.concatenate(some), :3].sum(axis=1)
+        return parts_ps

@@ -77,7 +77,7 @@ class DenseCosts:
             for layer in range(model.layers)
         ]
         self.stretches: list[Stretch] = []
-        """From one routed layer's end to the next one's router, in order, then the rest; layers of one kind are alike."""
+        """From one routed layer's end to the next one's router, in order, then the rest; layers by kind."""
         kinds: list[int] = []
         for layer in range(model.layers):
             kinds.append(self._kinds.index(self._kinds[layer]))
@@ -161,12 +161,12 @@ class DenseCosts:
 def stretch_s(
     stretch: Stretch, layers_s: Mapping[int, np.ndarray], embedding_s: np.ndarray, head_s: np.ndarray
 ) -> np.ndarray:
-    """Seconds of a stretch, from those of its layers by the first of their kind; [steps, 3] or what is added to that."""
+    """Seconds of a stretch, from those of its layers by the first of their kind; all of shape [..., 3]."""
     first, last, layers = stretch
-    parts_s = embedding_s if first else np.zeros(3)
+    parts_s = embedding_s if first else np.zeros(embedding_s.shape)
     for layer in layers:
         parts_s = parts_s + layers_s[layer]
-    return parts_s + head_s if last else np.broadcast_to(parts_s, np.broadcast_shapes(parts_s.shape, embedding_s.shape))
+    return parts_s + head_s if last else parts_s
 
 
 class HostedDense:
@@ -228,6 +228,8 @@ class ExpertCosts:
             make = _KernelTable if device.engine and not ideal else _AdditiveTable
             per_size[size] = _EXPERTS.of(key, functools.partial(make, model, variant, device, ideal))
         self._tables = [per_size[size] for size in layer_expert_bytes]
+        self.alike = len(per_size) == 1
+        """Whether experts of all layers have one size."""
 
     def alone_ps(self, layer: int, tokens: int) -> int:
         """One expert that serves so many tokens, without launch."""
@@ -250,6 +252,8 @@ class ExpertCosts:
     def launches(self, counts: np.ndarray) -> np.ndarray:
         """As `together` for many launches, without the sums: tokens of each expert [..., layers, experts], to ps by
         what bounds it [..., layers, 3]."""
+        if self.alike:
+            return self._tables[0].launches(counts.reshape(-1, counts.shape[-1])).reshape(*counts.shape[:-1], 3)
         found = np.zeros((*counts.shape[:-1], 3), dtype=np.int64)
         for table in {id(table): table for table in self._tables}.values():
             layers = [layer for layer in range(counts.shape[-2]) if self._tables[layer] is table]
@@ -257,14 +261,9 @@ class ExpertCosts:
             found[..., layers, :] = table.launches(some.reshape(-1, some.shape[-1])).reshape(*some.shape[:-1], 3)
         return found
 
-    @property
-    def alike(self) -> bool:
-        """Whether experts of all layers have one size."""
-        return len({id(table) for table in self._tables}) == 1
-
     def by_active(self, requests: int, experts: int) -> np.ndarray | None:
         """What a layer takes in which so many decoding requests ask for n distinct experts together, ps by what bounds
-        it [n, 3], n up to `experts`; None where that depends on which of them serve several."""
+        it and in all [n, 4], n up to `experts`; None where that depends on which of them serve several."""
         table = self._tables[0]
         return table.by_active(requests, experts) if self.alike and isinstance(table, _KernelTable) else None
 
@@ -345,6 +344,7 @@ class _KernelTable:
         )
         self._floor = _AdditiveTable(origin, model, device, True)
         self._kept: _Kept[Parts] = _Kept(KEPT_LAUNCHES)
+        self._per_count = np.zeros((0, 4 + len(TILES)), dtype=np.int64)
 
     def together(self, tokens: Sequence[int]) -> Parts:
         if not tokens:
@@ -353,19 +353,28 @@ class _KernelTable:
 
     def launches(self, counts: np.ndarray) -> np.ndarray:
         """As `together`: tokens of each expert [launches, experts], to ps by what bounds it [launches, 3]."""
-        pairs, active = counts.sum(axis=1), (counts > 0).sum(axis=1)
-        tiles = np.array([(-(-counts // tile)).sum(axis=1) for tile in TILES], dtype=np.float64)
+        sums = self._facts(int(counts.max(initial=0)))[counts].sum(axis=1)  # [launches, 4 + tiles]
+        pairs, active, memory, compute = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3]
         distinct = np.maximum(counts.max(axis=1), -(-pairs // self._top_k))
-        overhead, busy = self._times.seconds(
-            *(column.astype(np.float64) for column in (distinct, pairs, active)), tiles, None
-        )
-        memory, compute = self._floor.sums(counts)
-        busy_ps = np.maximum(to_ps_array(busy), memory + compute)
+        numbers = np.array([distinct, pairs, active], dtype=np.float64)
+        tiles = sums[:, 4:].T.astype(np.float64)
+        overhead, busy = self._times.seconds(numbers[0], numbers[1], numbers[2], tiles)
+        overhead_ps, busy_ps = to_ps_array(np.array([overhead, busy]))
+        busy_ps = np.maximum(busy_ps, memory + compute)
         by_memory = memory >= compute
-        found = np.stack(
-            [to_ps_array(overhead), np.where(by_memory, busy_ps, 0), np.where(by_memory, 0, busy_ps)], axis=-1
-        )
+        found = np.array([overhead_ps, busy_ps * by_memory, busy_ps * ~by_memory]).T
         return np.where(active[:, None] > 0, found, 0)
+
+    def _facts(self, most: int) -> np.ndarray:
+        """Of an expert that serves 0, 1, ... tokens up to at least `most`: these, whether it runs, its memory-bound and
+        compute-bound ps at least, its tiles of each size."""
+        if most >= len(self._per_count):
+            rows = self._floor.rows(most)
+            served = np.arange(len(rows))
+            memory = np.where(rows[:, 1] == MEMORY, rows[:, 0], 0)
+            tiles = [-(-served // tile) for tile in TILES]
+            self._per_count = np.array([served, served > 0, memory, rows[:, 0] - memory, *tiles], dtype=np.int64).T
+        return self._per_count
 
     def by_active(self, requests: int, experts: int) -> np.ndarray | None:
         """As `ExpertCosts.by_active`. No expert serves more than the smallest tile, so tiles, pairs and distinct tokens
@@ -388,8 +397,8 @@ class _KernelTable:
         found = self.launches(counts)
         if (found[:, 1] + found[:, 2] < each * active + more * pairs).any():
             return None
-        table = np.full((experts + 1, 3), -1, dtype=np.int64)
-        table[active] = found
+        table = np.full((experts + 1, 4), -1, dtype=np.int64)
+        table[active] = np.append(found, found.sum(axis=1, keepdims=True), axis=1)
         return table
 
     def _launch(self, tokens: Sequence[int]) -> Parts:

@@ -52,8 +52,9 @@ class SchedulingPolicy(Policy):
     lockstep   batches of `workload.batch_size` in order, fixed before the run; `next_turn` is never asked
     max_batch  most requests that hold KV cache at once
     preempt    what becomes of a preempted request's KV cache: "recompute" drops it, "swap" copies it to the host
-    steady     whether the answer stays the same, but for one more token of each, until a request arrives, ends, has its
-               whole prompt done, or finds no room: many steps are then simulated at once
+    steady     whether it can be left unasked: the answer is one token of every running request, in their order, as
+               long as none waits, all decode and there is room; and where some wait, it stays the same until one
+               arrives or ends or there is no room. Many steps are then simulated at once
     """
 
     lockstep = False
