@@ -46,6 +46,7 @@ class Batcher:
         self._view = QueueView(pages)
         self._parts: Parts = []  # of the step that runs
         self._times = 1  # how often they run
+        self._preempted = False  # somebody for them
         self._number = -1
         self._answer: Step | int | None = None
         self._since_ps = 0  # when the answer holds
@@ -89,7 +90,7 @@ class Batcher:
         running = self.running
         known = running and not self.waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
         if known and self.pages.grow(running, 1):
-            self._parts, self._times = [(request, 1) for request in running], 1
+            self._parts, self._times, self._preempted = [(request, 1) for request in running], 1, False
             return self._parts
         if self.waiting or running:
             view = self._view
@@ -106,7 +107,10 @@ class Batcher:
         return until_ps
 
     def room(self, times: int) -> int:
-        """How often the step that `compose` gave can run, up to `times`, until the KV cache is full; takes the room."""
+        """How often the step that `compose` gave can run, up to `times`, until the KV cache is full; takes the room.
+        One that preempted somebody left room behind, and runs once."""
+        if self._preempted:
+            return 1
         while times > 1 and not self.pages.grow((request for request, _ in self._parts), times):
             times //= 2
         return times
@@ -132,6 +136,7 @@ class Batcher:
     def _apply(self, turn: Turn, time_ps: int) -> Parts:
         """Preempt and admit as the scheduler says. Raises PolicyError for what cannot be."""
         policy, pages, running = self.policy, self.pages, self.running
+        self._preempted = bool(turn.preempted)
         for request in turn.preempted:
             if request not in running or request in turn.parts:
                 raise _wrong(policy, f"preempts request {request.id}", "one that runs and is not in the step")

@@ -54,7 +54,7 @@ class SchedulingPolicy(Policy):
     preempt    what becomes of a preempted request's KV cache: "recompute" drops it, "swap" copies it to the host
     steady     whether it can be left unasked: the answer is one token of every running request, in their order, as
                long as none waits, all decode and there is room; and where some wait, it stays the same until one
-               arrives or ends or there is no room. Many steps are then simulated at once
+               arrives or ends or there is no room, unless it preempted. Many steps are then simulated at once
     """
 
     lockstep = False
