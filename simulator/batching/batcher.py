@@ -84,8 +84,9 @@ class Batcher:
     def compose(self, time_ps: int) -> Parts | int | None:
         """Requests of the step that begins now and their tokens; or until when to idle; or None at the end."""
         self._end_step(time_ps)
-        for arrival_ps, order in self.arrivals.until(time_ps):
-            self._arrive(order, arrival_ps)
+        while arrived := self.arrivals.until(time_ps):  # one that has nothing to process may let another come
+            for arrival_ps, order in arrived:
+                self._arrive(order, arrival_ps)
         self.swaps = []
         running = self.running
         known = running and not self.waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
@@ -107,16 +108,18 @@ class Batcher:
         return until_ps
 
     def room(self, times: int) -> int:
-        """How often the step that `compose` gave can run, up to `times`, until the KV cache is full; takes the room.
-        One that preempted somebody left room behind, and runs once."""
+        """How often the step that `compose` gave can run, up to `times`, until the KV cache is full. One that preempted
+        somebody left room behind, and runs once."""
         if self._preempted:
             return 1
-        while times > 1 and not self.pages.grow((request for request, _ in self._parts), times):
+        while times > 1 and not self.pages.grow((request for request, _ in self._parts), times, True):
             times //= 2
         return times
 
     def repeat(self, times: int) -> None:
         """The step that `compose` gave runs so often, each time for one more token of each request."""
+        if times > 1 and not self.pages.grow((request for request, _ in self._parts), times):
+            raise PolicyError(f"a step is to run {times} times, for which the KV cache has no room.")
         self._times = times
         if self._progress is not None:
             self._progress(times * sum(tokens for _, tokens in self._parts))

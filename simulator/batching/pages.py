@@ -67,8 +67,8 @@ class KvPages:
                 self.peak_bytes[worker] = used
         return True
 
-    def grow(self, requests: Iterable[Request], tokens: int) -> bool:
-        """As `take` for requests that hold pages, all of them or, if there is no room, none."""
+    def grow(self, requests: Iterable[Request], tokens: int, only_ask: bool = False) -> bool:
+        """As `take` for requests that hold pages, all of them or, if there is no room, none; `only_ask`: none."""
         sizes, held, page = self._sizes, self._held, self.page_tokens
         more: list[tuple[Request, int, int, int]] = []
         for request in requests:
@@ -82,8 +82,8 @@ class KvPages:
         free = list(self.free_bytes)
         for _, worker, _, size in more:
             free[worker] -= size
-        if min(free) < 0:
-            return False
+        if min(free) < 0 or only_ask:
+            return min(free) >= 0
         self.free_bytes[:] = free
         for request, worker, wanted, _ in more:
             held[request] = worker, wanted

@@ -60,6 +60,8 @@ def _met(*pairs: tuple[float | None, float | None]) -> bool | None:
 def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
     """Of the rows after the warm-up: rates over the time from the first arrival to the last end, TPOT by request."""
     found: dict[str, Any] = dict.fromkeys(FIGURES)
+    if not rows:  # all of the warm-up, or without tokens
+        return found
     begin_s = min(row["arrival_s"] for row in rows)
     makespan_s = max(row["arrival_s"] + row["latency_s"] for row in rows) - begin_s
     columns = {name: [row[name] for row in rows if row[name] is not None] for name in ("queued_s", "ttft_s", "tpot_s")}
