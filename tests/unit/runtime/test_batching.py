@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -200,6 +202,16 @@ class Idle(SchedulingPolicy):
 def test_a_scheduler_that_breaks_its_contract_is_told(tmp_path, policy, words):
     with pytest.raises(PolicyError, match=words):
         serve(tmp_path, BURST, scheduling=policy)
+
+
+def test_the_scheduler_of_the_guide_runs(tmp_path):
+    page = Path(__file__).parents[3] / "docs" / "serving_runtime.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    names = {}
+    exec(example, names)
+    result = serve(tmp_path, BURST, scheduling=names["ShortestFirst"])
+    assert len(result.requests) == len(BURST)
+    assert result.requests.preemptions.sum() == 0
 
 
 @pytest.mark.parametrize(
