@@ -32,8 +32,8 @@ def remarks(plan: Plan, lockstep: bool = True) -> list[str]:
     unrouted = sum(not r.routed_prompt_tokens and r.prompt_tokens > 0 for r in served)
     if not lockstep and unrouted and not workload.synthetic_prefill:
         found.append(
-            f"{unrouted} requests have prompts that were not recorded, taken to lie in the KV cache when they are admitted,"
-            " also after a preemption; workload.synthetic_prefill=true draws them"
+            f"{unrouted} requests have prompts that were not recorded, taken to lie in the KV cache when they are"
+            " admitted, also after a preemption; workload.synthetic_prefill=true draws them"
         )
     if lockstep and listed is not None and (listed.closed_loop or listed.arrival_s.any()):
         found.append("arrival times are carried, not simulated: requests run in order, batch after batch")

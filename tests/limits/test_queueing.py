@@ -8,9 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from experiments.compose import compose_config
+from experiments.run import scenario_from_config
 from simulator.plan import Workload
 from simulator.policies.prediction.transition import TransitionPrediction
 from simulator.policies.scheduling.continuous import Continuous
+from simulator.result import simulate
 from tests.golden.runs import RUNS
 from tests.helpers import random_trace, run, steps_of, system, tiny_model, tiny_platform
 
@@ -76,3 +79,13 @@ def test_all_at_once_and_of_one_length_is_a_lockstep_batch_exactly():
     choice = partial(run, tiny_model(**sizes), trace, tiny_platform(), timeline=False, cache_bytes=5 * 12288)
     lockstep = choice(system(), dataclasses.replace(workload, batch_size=4))
     assert steps_of(choice(system(scheduling=Continuous), workload)) == steps_of(lockstep)
+
+
+@pytest.mark.parametrize("name", ["ktransformers", "moe_infinity", "pregated_moe", "sida_moe", "llama_cpp_ngl"])
+def test_so_it_is_for_published_systems(name):
+    short = ["workload.requests=2", "workload.max_decode_tokens=8", "workload.synthetic_prefill=true"]
+    alone = [f"system={name}", "cache_gib=5", "reference=false", *short]
+    served = [*alone, "policy/scheduling=continuous", "policy.scheduling.max_batch=1"]
+    one, other = (simulate(scenario_from_config(compose_config(overrides))) for overrides in (alone, served))
+    assert steps_of(other) == steps_of(one)
+    assert other.layers.equals(one.layers)

@@ -1,4 +1,4 @@
-"""Whatever arrives, under whatever pressure: every token once, KV cache within its room, the same with or without haste."""
+"""Whatever arrives, under whatever pressure: every token once, KV cache within its room, the same in haste."""
 
 from __future__ import annotations
 
