@@ -14,7 +14,7 @@ from simulator.runtime.costs import DenseCosts, stretch_s, to_ps_array
 
 SEGMENT = 512  # sums of context lengths that are tabulated together
 MOST_TABULATED = 32  # requests up to which that pays
-KEPT_PROMPTS = 4096
+KEPT_PROMPTS, KEPT_SEGMENTS = 4096, 1024  # then tables are filled anew, so that a long run takes no more memory
 EMBEDDING, HEAD = -1, -2  # beside the kinds of layers
 Regime = tuple[bool | None, ...]  # for each kind of layer: whether all contexts reach beyond its window
 
@@ -52,6 +52,8 @@ class DenseTables:
             segment, row = divmod(total, SEGMENT)
             key = count, regime, segment
             if key not in self._decode_ps:
+                if len(self._decode_ps) >= KEPT_SEGMENTS:
+                    self._decode_ps.clear()
                 self._decode_ps[key] = self._segment_ps(count, regime, segment)
             part = self._decode_ps[key][row::count][:left]
             rows.append(part)
@@ -67,6 +69,8 @@ class DenseTables:
         if regime is not None and contexts and len(contexts) <= MOST_TABULATED:
             segment, row = divmod(sum(contexts), SEGMENT)
             key = len(contexts), regime, segment, prompts, sampled
+            if len(self._mixed_ps) >= KEPT_SEGMENTS:
+                self._mixed_ps.clear()
             if key in self._mixed_ps:
                 found: np.ndarray = self._mixed_ps[key][row]
                 return found
@@ -126,6 +130,8 @@ class DenseTables:
         """[SEGMENT, 3] seconds of each kind of layer's attention, by the sum of context lengths."""
         key = count, regime, segment
         if key not in self._decode_s:
+            if len(self._decode_s) >= KEPT_SEGMENTS:
+                self._decode_s.clear()
             sums = np.arange(segment * SEGMENT, (segment + 1) * SEGMENT)
             lengths = (sums[:, None] // count + (np.arange(count) < sums[:, None] % count)).astype(np.float64)
             one = np.ones(lengths.shape)
