@@ -29,7 +29,7 @@ from benchmarks.naive import Naive, Times
 from benchmarks.sweeps import measure
 from hwmodels import Platform
 from simulator.build import build
-from simulator.plan import Plan, Workload
+from simulator.plan import Plan, Step, Workload
 from simulator.policies.cache.lru import Lru
 from simulator.replay import replay
 from simulator.result import run_clock
@@ -58,10 +58,8 @@ def rival(scenario: Scenario) -> float:
     """Seconds of the naive model for the same first tokens at the same costs."""
     run = build(scenario)
     steps = []
-    for step in run.workers[0].steps:
+    while len(steps) < RIVAL_TOKENS and isinstance(step := run.workers[0].source.step(len(steps), 0), Step):
         steps.append(step)
-        if len(steps) == RIVAL_TOKENS:
-            break
     base = [layer * EXPERTS for layer in range(LAYERS)]
     tokens = [[[b - base[la] for b in blobs] for la, (blobs, _) in enumerate(step.groups)] for step in steps]
     guesses = [

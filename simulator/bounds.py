@@ -29,7 +29,7 @@ from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
 class Bounds:
     """Seconds. `*_duration_s` of the whole run, `*_tpot_s` per decode step after warm-up; None: not defined."""
 
-    physics_duration_s: float
+    physics_duration_s: float | None
     physics_tpot_s: float | None
     reference_duration_s: float | None
     reference_tpot_s: float | None
@@ -40,8 +40,10 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     """Physics bound, and the clairvoyant reference where it is defined.
 
     The reference needs one worker that fetches what it runs over one hop, and a budget that holds the
-    experts of any one layer of a step.
+    experts of any one layer of a step. Where requests come and go, steps depend on time, and there is neither.
     """
+    if run.batcher is not None:
+        return Bounds(None, None, None, None, None)
     worker = run.workers[0]
     changed = worker.adapter is not None  # what runs is not what the plan says, or not of one size
     alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu and not changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +9,20 @@ from typing import Any
 import numpy as np
 
 from hwmodels.device import Device
+from simulator.batching.batcher import Batcher
+from simulator.batching.pages import KvPages
+from simulator.batching.room import check, kv_room
+from simulator.batching.source import PlannedSteps, StepSource
+from simulator.batching.stretches import Stretches
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
 from simulator.policies.base import component_seed, unheard_hook
 from simulator.policies.cache.base import CachePolicy
+from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Task
 from simulator.policies.precision.stored import AsStored
+from simulator.policies.prediction.none import NoPrediction
 from simulator.policies.slots.base import SlotsPolicy
 from simulator.residency import RESIDENT, Partition, Tier
 from simulator.routing import PARTS, Routing
@@ -67,6 +73,7 @@ class Run:
     remarks: list[str]
     recorder: Recorder | None
     initial: list[int] = field(default_factory=list)
+    batcher: Batcher | None = None
 
 
 def build(scenario: Scenario, progress: Callable[[int], None] | None = None) -> Run:
@@ -95,6 +102,7 @@ class _Builder:
             for size in self.layer_bytes
         ]
         self.sizes = [size for size in self.row_bytes for _ in range(model.experts)]
+        self.scheduling = system.scheduling()
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
@@ -107,7 +115,9 @@ class _Builder:
             self.remarks.append(
                 f"workload.requests asks for {asked}; from workload.first_request on {self.silent.source} has {there}"
             )
-        self.remarks += remarks(self.silent)
+        self.remarks += remarks(self.silent, self.scheduling.lockstep)
+        if not self.scheduling.lockstep:
+            check(self.silent, self.scheduling, settings)
         self.workers = scenario.platform.workers
         if scenario.platform.remark:
             self.remarks.append(f"platform {scenario.platform.name}: {scenario.platform.remark}")
@@ -189,6 +199,7 @@ class _Builder:
         self.gating.bind(self.context("gating"))
         self.precision.bind(self.context("precision"))
         self.attention.bind(self.context("attention"))
+        self.scheduling.bind(self.context("scheduling"))
         self.hosted = set(self.attention.on_host(model.layers))
         placement = system.placement()
         placement.bind(self.context("placement"))
@@ -206,8 +217,7 @@ class _Builder:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, model.experts, host, self.remarks)
             self.fabric.log = self.recorder.log
-        steps = self._counted() if self.progress is not None else iter(self.plan)
-        self._shared_steps = itertools.tee(steps, count)  # workers meet after every step, so little is kept
+        self._source, batcher = self._steps(memories)
         exchange = self._exchange(owners) if count > 1 else None
         tiers, workers = [], []
         initial = list(placement.initial())
@@ -218,6 +228,8 @@ class _Builder:
             self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
             workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
+        if batcher is not None:
+            self._run_ahead(workers[0], batcher)
         return Run(
             scenario=scenario,
             clock=self.clock,
@@ -231,7 +243,36 @@ class _Builder:
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
+            batcher=batcher,
         )
+
+    def _steps(self, memories: list[Memory]) -> tuple[StepSource, Batcher | None]:
+        """Where workers take their steps from: the plan, or requests as they come."""
+        if self.scheduling.lockstep:
+            return PlannedSteps(self._counted() if self.progress is not None else iter(self.plan)), None
+        pages = KvPages(self.scenario.settings.kv_page_tokens, self._kv_bytes, [m.kv_bytes for m in memories])
+        batcher = Batcher(self.plan, self.scheduling, pages, self.progress)
+        return batcher, batcher
+
+    def _run_ahead(self, worker: Worker, batcher: Batcher) -> None:
+        """Let a worker take many steps at once, if it can have no company and nobody looks on."""
+        device = self.scenario.platform.device(worker.name)
+        alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
+        plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
+        plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
+        free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
+        if alone and plain and free and self.scheduling.steady:
+            costs = ExpertCosts(self.scenario.model, self.row_bytes, device)
+            dense = DenseCosts.of(self.scenario.model, device)
+            framework_ps = to_ps(self.scenario.settings.framework_layer_s)
+            worker.stretches = Stretches(
+                worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records
+            )
+
+    def _kv_bytes(self, tokens: int) -> int:
+        """KV cache of a sequence on a worker."""
+        model = self.scenario.model
+        return model.kv_bytes(tokens, [layer for layer in range(model.layers) if layer not in self.hosted])
 
     # ---- memories
 
@@ -258,18 +299,21 @@ class _Builder:
         scenario = self.scenario
         platform, model, settings = scenario.platform, scenario.model, scenario.settings
         memory = platform.memory_of(worker)
-        here = [layer for layer in range(model.layers) if layer not in self.hosted]
-        kv = max(
-            sum(model.kv_bytes(length, here) for length in lengths[rank :: len(self.workers)])
-            for lengths in self.plan.context_limits()
-        )
         dense = model.dense_bytes - sum(model.layer_dense_bytes(layer) for layer in self.hosted)
-        fixed = dense + kv + settings.workspace_bytes
-        room = memory.memory_capacity_bytes - fixed
         copies = len(self.precision.bits)
         own = sum(
             size for blob, size in enumerate(self.sizes) if owners.flat[blob % (len(self.sizes) // copies)] == rank
         )
+        if self.scheduling.lockstep:
+            kv = max(
+                sum(self._kv_bytes(length) for length in lengths[rank :: len(self.workers)])
+                for lengths in self.plan.context_limits()
+            )
+        else:
+            free = memory.memory_capacity_bytes - dense - settings.workspace_bytes
+            kv = kv_room(self.silent, self.scheduling, settings, self._kv_bytes, free, own)
+        fixed = dense + kv + settings.workspace_bytes
+        room = memory.memory_capacity_bytes - fixed
         what = (
             f"dense weights {_gib(dense)}, KV cache {_gib(kv)} and workspace"
             f" {_gib(settings.workspace_bytes)} of {model.name}"
@@ -335,6 +379,11 @@ class _Builder:
             layer = index if len(budgets) > 1 else None
 
             def future(layer: int | None = layer) -> Iterator[list[int]]:
+                if not self.scheduling.lockstep:
+                    raise ScenarioError(
+                        "a clairvoyant cache needs steps that are known before the run; expected"
+                        " policy/scheduling=lockstep, or another policy/cache."
+                    )
                 for step in self.silent:
                     for number, (blobs, _) in enumerate(step.groups):
                         here = layer is None or layer == number
@@ -474,7 +523,7 @@ class _Builder:
             rank,
             name=name,
             memory_name="dram" if device.kind == "cpu" else "hbm",
-            steps=self._shared_steps[rank],
+            source=self._source,
             tasks=[task for task in tasks if task.worker == rank],
             tier=tier,
             loader=loader,
@@ -489,7 +538,21 @@ class _Builder:
             framework_ps=to_ps(scenario.settings.framework_layer_s),
             adapter=adapter,
             routing=self.routing if len(self.workers) == 1 else None,
+            swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
         )
+
+    def _swap_lanes(self, worker: str, back: Lane) -> tuple[Lane, Lane]:
+        """Lanes that carry KV cache from a worker to host memory, and back."""
+        platform = self.scenario.platform
+        own = platform.memory_of(worker).name
+        hosts = [name for name, device in platform.devices.items() if device.kind == "dram" and name != own]
+        if not hosts:
+            raise ScenarioError(
+                f"policy.scheduling.preempt is swap, but platform {platform.name} has no host memory beside that of"
+                f" {worker}; expected recompute."
+            )
+        kind = platform.route(worker, hosts[0])[-1].kind
+        return self._lane(f"{worker}->{hosts[0]}", worker, hosts[0], kind), back
 
     def _dense(self, device: Device) -> DenseCosts | HostedDense:
         """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""

@@ -37,7 +37,9 @@ class Workload:
     outlasts its recorded routing, exact (refused), cycle, resample or synthesise; decode_tokens: of every
     request (None: as recorded); prompt_tokens: context length before every request's first decoded token
     (None: as recorded); tasks: serve only requests of these labels (None: all); file: a request list, CSV or
-    Parquet, or the YAML of one's specification, instead of the requests of the trace in order.
+    Parquet, or the YAML of one's specification, instead of the requests of the trace in order; slo_ttft_s: seconds
+    that a request may take from its arrival to its first token (None: any); slo_tpot_s: and on average for each token
+    after it (None: any).
     """
 
     requests: int | None = None
@@ -51,6 +53,8 @@ class Workload:
     prompt_tokens: int | None = None
     tasks: list[str] | None = None
     file: str | None = None
+    slo_ttft_s: float | None = None
+    slo_tpot_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,7 +64,8 @@ class Step:
     guesses: blobs expected after each layer, with `scores` beside them if the predictor gives any; rows, weights,
     probabilities: what the router said to each request, [tokens, layers, top_k or experts] (the last two None
     unless the plan carries them); lost: gate weight that a rewriting of the routing dropped and substituted,
-    summed over tokens, [layers, 2].
+    summed over tokens, [layers, 2]; prompt_tokens: of `tokens`, those of prompts; `prefill` means there are some;
+    swaps: (worker, whether to the host, bytes) of KV cache that are copied before the step begins.
     """
 
     batch: int
@@ -78,16 +83,24 @@ class Step:
     weights: list[np.ndarray] | None = None
     probabilities: list[np.ndarray] | None = None
     lost: np.ndarray | None = None
+    prompt_tokens: int = 0
+    swaps: Sequence[tuple[int, bool, int]] = ()
 
 
 @dataclass(slots=True)
 class Block:
-    """Steps whose dense costs are tabulated together."""
+    """Steps whose dense costs are tabulated together.
+
+    mixed: requests of one new token and of several stand side by side, so that their attention is two launches;
+    samples: per step, 1 for each request whose logits are wanted, else 0 (None: of all).
+    """
 
     prefill: bool
     request_tokens: list[list[int]]  # per step, new tokens of each request
     kv_tokens: list[list[int]]  # per step, context length of each request after it
     slots: list[int] = field(default_factory=list)  # place of each request in its batch, the same for all steps
+    mixed: bool = False
+    samples: list[list[int]] | None = None
 
 
 class Plan:
@@ -182,7 +195,7 @@ class Plan:
         self._lost.clear()
         for slot, served in enumerate(batch):
             slots[served.id] = slot
-            prompt, decode = (self._rewritten(part) for part in self._binding.request(served))
+            prompt, decode = self.bound(served)
             if prompt is not None:
                 prompts.append(prompt)
             if decode is not None:
@@ -201,22 +214,23 @@ class Plan:
         rows = [prompt.experts for prompt in prompts]
         contexts = [int(prompt.positions[-1]) + 1 for prompt in prompts]
         block = Block(True, [[len(r) for r in rows]], [contexts], [slots[prompt.id] for prompt in prompts])
-        guesses, scores = self._merged_guesses(prompts, [_first_decode(prompt, decodes) for prompt in prompts])
+        guesses, scores = self.merged_guesses(prompts, [_first_decode(prompt, decodes) for prompt in prompts])
         return Step(
             batch=number,
             prefill=True,
             tokens=sum(block.request_tokens[0]),
             requests=[prompt.id for prompt in prompts],
             kv_tokens=block.kv_tokens[0],
-            groups=self._merge(np.concatenate(rows)),
+            groups=self.merge(np.concatenate(rows)),
             guesses=guesses,
             scores=scores,
             row=0,
             block=block,
             rows=rows,
-            weights=self._carried("weights", prompts, slice(None)),
-            probabilities=self._carried("probabilities", prompts, slice(None)),
-            lost=self._lost_in(prompts, slice(None)),
+            weights=self.carried("weights", prompts, slice(None)),
+            probabilities=self.carried("probabilities", prompts, slice(None)),
+            lost=self.lost_in(prompts, slice(None)),
+            prompt_tokens=sum(block.request_tokens[0]),
         )
 
     def _decode(self, number: int, requests: list[RequestTrace], slots: dict[int, int]) -> Iterator[Step]:
@@ -241,7 +255,7 @@ class Plan:
         experts = np.stack([request.experts[start:stop] for request in running])  # [requests, steps, layers, top_k]
         blobs = np.where(experts >= 0, experts + self._offsets, -1).tolist()
         complete = not (experts < 0).any()
-        guesses = [self._guesses(request, start, stop) for request in running]
+        guesses = [self.guesses(request, start, stop) for request in running]
         contexts = np.stack([request.positions[start:stop] + 1 for request in running], axis=1).tolist()
         ids = [request.id for request in running]
         block = Block(False, [[1] * len(running)] * (stop - start), contexts, [slots[i] for i in ids])
@@ -256,16 +270,9 @@ class Plan:
                 if guesses[0] is not None and guesses[0][1] is not None:
                     scored = guesses[0][1][row]
             else:
-                groups = [_union(layers) for layers in zip(*(request[row] for request in blobs), strict=True)]
-                guessed = None
-                named = [request[0][row] for request in guesses if request is not None]
-                marks = [request[1][row] for request in guesses if request is not None and request[1] is not None]
-                if named and marks:
-                    layers = zip(zip(*named, strict=True), zip(*marks, strict=True), strict=True)
-                    pairs = [_best_scored(*both) for both in layers]
-                    guessed, scored = [blobs for blobs, _ in pairs], [scores for _, scores in pairs]
-                elif named:
-                    guessed = [_most_named(layers) for layers in zip(*named, strict=True)]
+                groups = [union(layers) for layers in zip(*(request[row] for request in blobs), strict=True)]
+                named = [(g[0][row], None if g[1] is None else g[1][row]) for g in guesses if g is not None]
+                guessed, scored = joint_guesses(named)
             yield Step(
                 batch=number,
                 prefill=False,
@@ -279,12 +286,27 @@ class Plan:
                 rows=list(experts[:, row : row + 1]),
                 last=final and row == stop - start - 1,
                 scores=scored,
-                weights=self._carried("weights", running, slice(start + row, start + row + 1)),
-                probabilities=self._carried("probabilities", running, slice(start + row, start + row + 1)),
-                lost=self._lost_in(running, slice(start + row, start + row + 1)),
+                weights=self.carried("weights", running, slice(start + row, start + row + 1)),
+                probabilities=self.carried("probabilities", running, slice(start + row, start + row + 1)),
+                lost=self.lost_in(running, slice(start + row, start + row + 1)),
             )
 
-    def _merge(self, experts: np.ndarray) -> list[Group]:
+    def bound(self, served: Served) -> tuple[RequestTrace | None, RequestTrace | None]:
+        """The rows of a request's prompt and of its decoding as they will run, None where there are none."""
+        prompt, decode = self._binding.request(served)
+        return self._rewritten(prompt), self._rewritten(decode)
+
+    def forget(self, request: RequestTrace | None) -> None:
+        """Rows of `bound` are done with."""
+        self._lost.pop(id(request), None)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether requests of equal lengths that follow the same one of the trace have the same rows."""
+        drawn = self.workload.binding in ("resample", "synthesise") or self.workload.synthetic_prefill
+        return not drawn and self._rewrite is None
+
+    def merge(self, experts: np.ndarray) -> list[Group]:
         """Groups of a prefill: experts [tokens, layers, top_k]."""
         groups: list[Group] = []
         for layer in range(self.layers):
@@ -311,20 +333,22 @@ class Plan:
         self._lost[id(made)] = lost
         return made
 
-    def _lost_in(self, requests: Sequence[RequestTrace], rows: slice) -> np.ndarray | None:
-        """Gate weight lost by rewriting in these rows, [layers, 2]."""
+    def lost_in(self, requests: Sequence[RequestTrace], rows: slice | Sequence[slice]) -> np.ndarray | None:
+        """Gate weight lost by rewriting in these rows, of all requests or of each one's own, [layers, 2]."""
         if self._rewrite is None:
             return None
-        return np.sum([self._lost[id(request)][rows].sum(axis=0) for request in requests], axis=0)
+        each = [rows] * len(requests) if isinstance(rows, slice) else rows
+        lost = [self._lost[id(request)][part].sum(axis=0) for request, part in zip(requests, each, strict=True)]
+        return np.sum(lost, axis=0)
 
-    def _carried(self, part: str, requests: Sequence[RequestTrace], rows: slice) -> list[np.ndarray] | None:
+    def carried(self, part: str, requests: Sequence[RequestTrace], rows: slice) -> list[np.ndarray] | None:
         """Weights or probabilities of these rows of each request, if the plan carries them and the trace has them."""
         if part not in self._carry:
             return None
         arrays = [getattr(request, part) for request in requests]
         return None if any(array is None for array in arrays) else [array[rows] for array in arrays]
 
-    def _guesses(
+    def guesses(
         self, request: RequestTrace, start: int, stop: int
     ) -> tuple[list[list[list[int]]], list[list[list[float]]] | None] | None:
         """Blobs to fetch after each layer of each token, as lists [tokens][layers][...], and their scores."""
@@ -351,13 +375,20 @@ class Plan:
             lists = [[[blob for blob in layer if blob >= 0] for layer in token] for token in lists]
         return lists, marks
 
-    def _merged_guesses(
-        self, requests: Sequence[RequestTrace], following: Sequence[np.ndarray | None]
+    def merged_guesses(
+        self,
+        requests: Sequence[RequestTrace],
+        following: Sequence[np.ndarray | None],
+        beside: Sequence[tuple[list[list[int]], list[list[float]] | None]] = (),
     ) -> tuple[list[list[int]] | None, list[list[float]] | None]:
-        """Guesses of a prefill: those of the highest sum of scores first, without scores the most often named."""
+        """Guesses of a prefill: those of the highest sum of scores first, without scores the most often named.
+
+        `beside`: blobs and scores by layer of tokens that are decoded in the same step.
+        """
         if self._guess is None:
             return None, None
         all_guesses, all_scores = [], []
+        with_scores = any(scores is not None for _, scores in beside)
         for request, after in zip(requests, following, strict=True):
             follow = np.full_like(request.experts, -1)  # other tokens of the step run beside it, not after
             if after is not None:
@@ -367,21 +398,39 @@ class Plan:
                 return None, None
             all_guesses.append(guessed)
             all_scores.append(np.ones(guessed.shape) if scores is None else scores)
-            with_scores = scores is not None
-        guesses, marks = np.concatenate(all_guesses), np.concatenate(all_scores)
+            with_scores = with_scores or scores is not None
         merged, sums = [], []
         for layer in range(self.layers):
-            ids = guesses[:, layer, :].ravel()
+            named = [guesses[:, layer, :].ravel() for guesses in all_guesses]
+            marks = [scores[:, layer, :].ravel() for scores in all_scores]
+            for blobs, scored in beside:
+                named.append(np.array(blobs[layer], dtype=np.int64))
+                marks.append(np.array(scored[layer] if scored is not None else [1.0] * len(blobs[layer])))
+            ids, weights = np.concatenate(named), np.concatenate(marks)
             there = ids >= 0
             unique, position, where = np.unique(ids[there], return_index=True, return_inverse=True)
-            total = np.bincount(where, weights=marks[:, layer, :].ravel()[there], minlength=len(unique))
+            total = np.bincount(where, weights=weights[there], minlength=len(unique))
             order = np.lexsort((position, -total))
             merged.append(unique[order].tolist())
             sums.append(total[order].tolist())
         return merged, sums if with_scores else None
 
 
-def _union(rows: tuple[list[int], ...]) -> Group:
+def joint_guesses(
+    named: Sequence[tuple[list[list[int]], list[list[float]] | None]],
+) -> tuple[list[list[int]] | None, list[list[float]] | None]:
+    """What the guesses of several tokens, blobs and scores by layer, say together."""
+    marks = [scores for _, scores in named if scores is not None]
+    if named and marks:
+        layers = zip(zip(*(blobs for blobs, _ in named), strict=True), zip(*marks, strict=True), strict=True)
+        pairs = [_best_scored(*both) for both in layers]
+        return [blobs for blobs, _ in pairs], [scores for _, scores in pairs]
+    if named:
+        return [_most_named(rows) for rows in zip(*(blobs for blobs, _ in named), strict=True)], None
+    return None, None
+
+
+def union(rows: tuple[list[int], ...]) -> Group:
     """Distinct blobs of several tokens (-1: none) in order of last occurrence, and how many tokens each serves."""
     counts: dict[int, int] = {}
     for ids in reversed(rows):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from simulator.batching import tables as batching
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
 from simulator.engine import PS_PER_S, seconds
@@ -76,7 +77,7 @@ def run_clock(run: Run) -> None:
     finally:
         if collecting:
             gc.enable()
-    run.fabric.advance(max(worker.records[-1].end_ps for worker in run.workers))  # the books close with the last step
+    run.fabric.advance(max(worker.end_ps for worker in run.workers))  # the books close with the last step
 
 
 @dataclass
@@ -126,8 +127,12 @@ class Result:
     @cached_property
     def request_rows(self) -> list[dict[str, Any]]:
         """The rows of `requests` as plain values."""
+        plan, batcher = self.run.plan, self.run.batcher
+        if batcher is not None:
+            known = batching.request_rows(batcher, self.warmup_batches)
+            return [list_columns(plan, row["request"]) | row for row in known]
         rows = request_rows(self.records, self.warmup_batches)
-        return [row | list_columns(self.run.plan, row["request"]) for row in rows]
+        return [row | list_columns(plan, row["request"]) for row in rows]
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -159,7 +164,7 @@ class Result:
 
         count = self.run.scenario.model.experts
         selections = np.zeros(len(self.run.layer_expert_bytes) * count, dtype=np.int64)
-        for step in self.run.plan:
+        for step in self.run.plan:  # if KV cache was lost and computed again, that does not count
             for blobs, tokens in step.groups:
                 if blobs:  # a prompt that was cut may have no token in the last layer
                     selections[blobs] += 1 if tokens is None else tokens
@@ -187,7 +192,7 @@ class Result:
     @property
     def duration_ps(self) -> int:
         """From the first step's start to the last step's end."""
-        return self.records[-1].end_ps if self.records else 0
+        return max(worker.end_ps for worker in self.run.workers)
 
     @cached_property
     def bounds(self) -> Bounds:
@@ -219,7 +224,8 @@ class Result:
         def total(name: str, steps: np.ndarray = measured) -> int:
             return int(records.column(name)[steps].sum())
 
-        decode_tokens, prefill_tokens = total("tokens", decode), total("tokens", prefill)
+        prefill_tokens = total("prompt_tokens")
+        decode_tokens = total("tokens") - prefill_tokens
         total_s = seconds(sum(self.attribution_ps.values()))
         rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
@@ -250,6 +256,7 @@ class Result:
             "attribution": {name: value / 1e12 / total_s for name, value in self.attribution_ps.items()}
             if total_s
             else {},
+            **(dict.fromkeys(batching.FIGURES) if self.run.batcher is None else self._served(rows, decode_tokens)),
             "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories),
             "memory_peak_bytes": max(peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
             "energy_j": energy,
@@ -258,6 +265,10 @@ class Result:
             **asdict(self.bounds),
             **_intervals(self.draws),
         }
+
+    def _served(self, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
+        assert self.run.batcher is not None
+        return batching.figures(self.run.batcher, rows, decode_tokens)
 
     def _quality(self) -> dict[str, float | None]:
         """Share of gate weight that did not run as the router chose; None where the system changes nothing."""

@@ -20,6 +20,8 @@ from simulator.policies.precision.base import PrecisionPolicy
 from simulator.policies.precision.stored import AsStored
 from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prefetch.base import PrefetchPolicy
+from simulator.policies.scheduling.base import SchedulingPolicy
+from simulator.policies.scheduling.lockstep import Lockstep
 from simulator.policies.slots.base import SlotsPolicy
 from traces import Trace
 
@@ -43,6 +45,7 @@ class System:
     gating: Callable[[], GatingPolicy] = AsRouted
     precision: Callable[[], PrecisionPolicy] = AsStored
     attention: Callable[[], AttentionPolicy] = OnWorker
+    scheduling: Callable[[], SchedulingPolicy] = Lockstep
     name: str = "custom"
 
     def _repr_html_(self) -> str:
@@ -64,7 +67,9 @@ class Settings:
     every random draw; stepwise: an event for every operation (slow, same result); timeline: keep
     compute and transfers for a Chrome trace; timeline_requests: of how many requests, spread evenly over
     the run (None: of all); timeline_slices: about how many slices in all, so that the file stays some
-    tens of MB (None: no limit); reference: compute the clairvoyant reference too.
+    tens of MB (None: no limit); reference: compute the clairvoyant reference too; kv_page_tokens: grain of the
+    KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves);
+    step_records: keep a record of every step; if not, steps that are simulated together are kept as sums.
     """
 
     cache_bytes: int | None = None
@@ -80,6 +85,9 @@ class Settings:
     timeline_requests: int | None = 4
     timeline_slices: int | None = 100_000
     reference: bool = True
+    kv_page_tokens: int = 16
+    kv_cache_bytes: int | None = None
+    step_records: bool = True
 
     def __post_init__(self) -> None:
         for name in ("timeline_requests", "timeline_slices"):

@@ -27,6 +27,7 @@ def step_columns(records: RecordLog[StepRecord], warmup_batches: int) -> dict[st
         "warmup": batch < warmup_batches,
         "requests": records.lengths("requests"),
         "tokens": records.column("tokens"),
+        "prompt_tokens": records.column("prompt_tokens"),
         "context_tokens": records.sums("kv_tokens"),
         "start_s": start_ps / PS_PER_S,
         "latency_s": (end_ps - start_ps) / PS_PER_S,

@@ -15,8 +15,8 @@ def unrecorded_tokens(plan: Plan) -> int:
     return sum(request.tokens(plan.workload.synthetic_prefill)[1] for request in plan.served)
 
 
-def remarks(plan: Plan) -> list[str]:
-    """What a reader of results should know of the workload."""
+def remarks(plan: Plan, lockstep: bool = True) -> list[str]:
+    """What a reader of results should know of the workload; `lockstep`: arrival times play no part."""
     found = []
     workload, listed, served = plan.workload, plan.listed, plan.served
     if unrecorded := unrecorded_tokens(plan):
@@ -29,7 +29,13 @@ def remarks(plan: Plan) -> list[str]:
         found.append(
             f"{len(served)} requests follow {distinct} of the trace: a repeated one asks for the same experts again"
         )
-    if listed is not None and (listed.closed_loop or listed.arrival_s.any()):
+    unrouted = sum(not r.routed_prompt_tokens and r.prompt_tokens > 0 for r in served)
+    if not lockstep and unrouted and not workload.synthetic_prefill:
+        found.append(
+            f"{unrouted} requests have prompts that were not recorded, taken to lie in the KV cache when they are"
+            " admitted, also after a preemption; workload.synthetic_prefill=true draws them"
+        )
+    if lockstep and listed is not None and (listed.closed_loop or listed.arrival_s.any()):
         found.append("arrival times are carried, not simulated: requests run in order, batch after batch")
     return found
 

@@ -56,6 +56,7 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
             ("tokens/s", f"{s['tokens_per_s']:.2f}"),
             ("TPOT", f"{seconds(tpot)} mean, {seconds(s['tpot_p50_s'])} median, {seconds(s['tpot_p99_s'])} p99"),
         ]
+    rows += _served(s)
     if s.get("tpot_mean_s_p5") is not None:
         low, high = seconds(s["tpot_mean_s_p5"]), seconds(s["tpot_mean_s_p95"])
         rows.append(("calibration", f"TPOT {low} to {high} on 90 % of machines with drawn constants"))
@@ -77,6 +78,21 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     energy_j = s["energy_per_token_j"]
     rows.append(("energy", f"{energy_j:.3g} J per token" if energy_j else "unknown (the platform states no power)"))
     rows += [("remark", remark) for remark in entry["remarks"]]
+    return rows
+
+
+def _served(s: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of requests that came and went."""
+    if s.get("makespan_s") is None:
+        return []
+    rows = [("served", f"{s['requests_per_s']:.4g} requests/s over {seconds(s['makespan_s'])}")]
+    rows.append(("waited", f"{seconds(s['queued_mean_s'])} mean, {seconds(s['queued_p99_s'])} p99"))
+    if s["ttft_p50_s"] is not None:
+        rows.append(("TTFT from arrival", f"{seconds(s['ttft_p50_s'])} median, {seconds(s['ttft_p99_s'])} p99"))
+    if s["slo_attainment"] is not None:
+        rate = f"{s['goodput_requests_per_s']:.4g} requests/s"
+        rows.append(("goodput", f"{rate}; {percent(s['slo_attainment'])} of requests met their SLO"))
+    rows.append(("KV cache", f"{size(s['kv_peak_bytes'])} at the peak, {s['preemptions']} preemptions"))
     return rows
 
 

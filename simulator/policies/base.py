@@ -59,7 +59,7 @@ class PolicyContext:
 
 COMPONENTS = (
     *("plan", "prediction", "placement", "slots", "host_cache", "execution", "prefetch", "cache"),
-    *("gating", "precision", "attention"),
+    *("gating", "precision", "attention", "scheduling"),
 )
 
 

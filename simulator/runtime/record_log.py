@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, overload
 
@@ -91,6 +91,37 @@ class RecordLog(Sequence[T], Generic[T]):
                 f"a {self._kind.__name__} has a number beyond 64 bits; expected less than 106 days of simulated time."
             ) from None
         self._length += 1
+
+    def extend(
+        self,
+        count: int,
+        numbers: Mapping[str, np.ndarray],
+        lists: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        mappings: Mapping[str, Mapping[str, np.ndarray]],
+    ) -> None:
+        """Add `count` records by column: numbers [count], all items of the lists and how many each has [count], and of
+        mappings the values by key [count], 0 where a record lacks it. Numbers that are not named are 0."""
+        for name in self._names:
+            self._put(name, numbers[name] if name in numbers else np.zeros(count, dtype=np.int64))
+        for name, (items, ends) in self._lists.items():
+            values, lengths = lists[name]
+            before = len(self._numbers[items])
+            self._put(items, values)
+            self._put(ends, before + np.cumsum(lengths))
+        for name, columns in self._mappings.items():
+            for key in mappings[name]:
+                if key not in columns:
+                    columns[key] = array("q", [_ABSENT]) * self._length
+            for key, column in columns.items():
+                found = mappings[name].get(key, np.zeros(count, dtype=np.int64))
+                column.frombytes(np.where(found == 0, _ABSENT, found).astype(np.int64).tobytes())
+        self._length += count
+
+    def _put(self, name: str, values: np.ndarray) -> None:
+        column = self._numbers[name]
+        if column.typecode == "i" and len(values) and max(values.max(), -values.min()) > 2**31 - 1:
+            column = self._numbers[name] = array("q", column)
+        column.frombytes(values.astype({"i": np.int32, "q": np.int64, "b": np.int8}[column.typecode]).tobytes())
 
     def _widen(self, name: str) -> array[int]:
         """Give a column eight bytes per number; OverflowError if it has them."""

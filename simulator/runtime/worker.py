@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from simpy.events import Event
 
-from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Stream, Transfer
+from simulator.batching.source import StepSource
+from simulator.batching.stretches import Stretches
+from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
 from simulator.policies.execution.base import ExecutionPolicy, Split
@@ -46,6 +48,7 @@ class StepRecord:
     start_ps: int
     end_ps: int = 0
     last: bool = False
+    prompt_tokens: int = 0
     hits: int = 0
     late: int = 0
     loads: int = 0
@@ -66,7 +69,8 @@ class Worker(Stream):
     `groups_of(step)` and `guesses_of(step)` give the experts this worker owns; `tasks` its part of
     the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram"). `management` is
     what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
-    adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said.
+    adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said;
+    `swap_lanes` carry KV cache from and to host memory.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Worker(Stream):
         *,
         name: str,
         memory_name: str,
-        steps: Iterable[Step],
+        source: StepSource,
         tasks: Sequence[Task],
         tier: Tier,
         loader: Loader,
@@ -92,17 +96,18 @@ class Worker(Stream):
         framework_ps: int = 0,
         adapter: Adapter | None = None,
         routing: Routing | None = None,
+        swap_lanes: tuple[Lane, Lane] | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
-        self.steps = steps
+        self.source = source
         self.tier = tier
         self.loader = loader
         self.records = RecordLog(StepRecord)
         self.expert_loads = [0] * len(tier.slots)
         layers = tier.layers
         self.layer_counts = [[[0] * 4 for _ in range(layers)] for _ in range(2)]  # [prefill][layer]: hits ... on_cpu
-        self.busy_ps = 0
+        self.busy_ps = self.end_ps = 0
         self.path = Path(("overhead", memory_name, "compute"))
         self._chain = [(task.op, task.layer, task.after, task.id) for task in tasks]
         self._dense = dense
@@ -123,6 +128,8 @@ class Worker(Stream):
         self._framework_ps = framework_ps
         self.adapter = adapter
         self._routing = routing
+        self._swap_lanes = swap_lanes
+        self.stretches: Stretches | None = None
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
@@ -136,10 +143,18 @@ class Worker(Stream):
 
     def process(self) -> Generator[Event, Any, None]:
         """The SimPy process."""
-        t = 0
+        t = number = 0
         block: Block | None = None
         table: list[tuple[Parts, ...]] = []
-        for number, step in enumerate(self.steps):
+        while True:
+            if self.stretches is not None and self.stretches.ready():
+                number, t = self.stretches.run(number, t)
+            step = self.source.step(number, t)
+            if step is None:
+                break
+            if isinstance(step, int):
+                t = step
+                continue
             if step.block is not block:
                 block = step.block
                 mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
@@ -147,6 +162,8 @@ class Worker(Stream):
                 if self._framework_ps:
                     table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
             t = yield from self._step(number, step, table[step.row], t)
+            number += 1
+        self.end_ps = t
 
     def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
         path, exchange, tier = self.path, self._exchange, self.tier
@@ -156,6 +173,7 @@ class Worker(Stream):
         record = self.record = StepRecord(
             number, step.batch, step.prefill, step.tokens, step.requests, step.kv_tokens, t, last=step.last
         )
+        record.prompt_tokens = step.prompt_tokens
         groups, guesses, scores = step.groups, step.guesses, step.scores
         if self._routing is not None:
             self._routing.begin(step)
@@ -170,6 +188,8 @@ class Worker(Stream):
         tier.view.prefill = step.prefill
         nothing: Sequence[int] = ()
         busy, busy_before_ps, evicted_before_bytes = 0, self.busy_ps, tier.evicted_bytes
+        if step.swaps:
+            t = yield from self._swap(step, t)
         for op, layer, after, task in self._chain:
             if after:
                 assert exchange is not None
@@ -204,6 +224,27 @@ class Worker(Stream):
         self.records.append(record)
         if recorder is not None:
             recorder.end(self.name, record)
+        return t
+
+    def _swap(self, step: Step, t: int) -> Generator[Event, Any, int]:
+        """Copy KV cache to the host and back, all at once, before the step begins."""
+        assert self._swap_lanes is not None
+        if self.must_sync(t):
+            yield from self.sync(t)
+        if self.fabric.next_ps <= t:
+            self.fabric.advance(t)
+        copies = []
+        for worker, out, size_bytes in step.swaps:
+            if worker == self.rank:
+                copies.append(Transfer(-1, size_bytes, True))
+                self.fabric.submit(self._swap_lanes[not out], copies[-1], t)
+        if self.recording is not None:
+            self.recording.asked(self.name, copies, t)
+        for copy in copies:
+            landed = yield from self.landed(copy)
+            if landed > t:
+                t = landed
+                self.path.waited_for(copy)
         return t
 
     def _experts(self, layer: int, group: Group, guesses: Sequence[int], t: int) -> Generator[Event, Any, int]:

@@ -16,7 +16,10 @@ from traces import data_path, open_trace
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline")),
+    *(
+        f"docs/{name}.md"
+        for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline", "serving_runtime")
+    ),
 ]
 ELSEWHERE = ("calibrate", "demo", "figure")  # what other tests run
 MACHINES = ("submitit", "launcher=ray")  # and what needs a cluster

@@ -27,6 +27,8 @@ class Steps:
 
     request_tokens = ((8, 1, 1), (1, 1, 1))
     kv_tokens = ((8, 40, 499), (9, 41, 500))
+    mixed = True
+    samples = None
 
 
 def test_a_batch_runs_to_its_end():

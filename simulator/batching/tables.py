@@ -1,0 +1,87 @@
+"""What a run tells of requests that came and went: a row for each, and the figures of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from simulator.batching.batcher import Batcher
+from simulator.engine import seconds
+
+PERCENTS = (50, 90, 99)
+FIGURES = (
+    "makespan_s",
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "slo_attainment",
+    "queued_mean_s",
+    *(f"{name}_p{percent}_s" for name in ("queued", "ttft", "request_latency") for percent in PERCENTS),
+    "preemptions",
+    "kv_peak_bytes",
+)
+"""Names in the summary that only such runs fill. Times of requests from arrival on."""
+
+
+def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]:
+    """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO."""
+    workload, rows = batcher.plan.workload, []
+    for record in sorted(batcher.log, key=lambda record: record.order):
+        first_ps = record.first_ps if record.first_ps >= 0 else record.start_ps
+        ttft_s = seconds(record.first_ps - record.arrival_ps) if record.first_ps >= 0 else None
+        tpot_s = seconds(record.end_ps - first_ps) / record.decode_tokens if record.decode_tokens else None
+        rows.append(
+            {
+                "request": record.request,
+                "batch": record.order,
+                "warmup": record.order < warmup_requests,
+                "context_tokens": record.context_tokens,
+                "decode_tokens": record.decode_tokens,
+                "start_s": seconds(record.start_ps),
+                "ttft_s": ttft_s,
+                "tpot_s": tpot_s,
+                "latency_s": seconds(record.end_ps - record.arrival_ps),
+                "hits": None,
+                "accesses": None,
+                "arrival_s": seconds(record.arrival_ps),
+                "queued_s": seconds(record.start_ps - record.arrival_ps),
+                "preemptions": record.preemptions,
+                "slo_met": _met((ttft_s, workload.slo_ttft_s), (tpot_s, workload.slo_tpot_s)),
+            }
+        )
+    return rows
+
+
+def _met(*pairs: tuple[float | None, float | None]) -> bool | None:
+    asked = [(value, most) for value, most in pairs if most is not None]
+    return all(value is None or value <= most for value, most in asked) if asked else None
+
+
+def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
+    """Of the rows after the warm-up: rates over the time from the first arrival to the last end, TPOT by request."""
+    found: dict[str, Any] = dict.fromkeys(FIGURES)
+    if not rows:  # all of the warm-up, or without tokens
+        return found
+    begin_s = min(row["arrival_s"] for row in rows)
+    makespan_s = max(row["arrival_s"] + row["latency_s"] for row in rows) - begin_s
+    columns = {name: [row[name] for row in rows if row[name] is not None] for name in ("queued_s", "ttft_s", "tpot_s")}
+    columns["request_latency_s"] = [row["latency_s"] for row in rows]
+    for name, values in columns.items():
+        for percent in PERCENTS:
+            key = f"{name.removesuffix('_s')}_p{percent}_s"
+            if key in FIGURES or (name == "tpot_s" and percent != 90):
+                found[key] = float(np.percentile(values, percent)) if values else None
+    met = [row["slo_met"] for row in rows if row["slo_met"] is not None]
+    per_s = 1 / makespan_s if makespan_s else None
+    found |= {
+        "makespan_s": makespan_s,
+        "requests_per_s": len(rows) * per_s if per_s else None,
+        "tokens_per_s": decode_tokens * per_s if per_s else None,
+        "goodput_requests_per_s": sum(met) * per_s if per_s and met else None,
+        "slo_attainment": sum(met) / len(met) if met else None,
+        "queued_mean_s": float(np.mean(columns["queued_s"])),
+        "tpot_mean_s": float(np.mean(columns["tpot_s"])) if columns["tpot_s"] else None,
+        "preemptions": sum(row["preemptions"] for row in rows),
+        "kv_peak_bytes": sum(batcher.pages.peak_bytes),
+    }
+    return found
