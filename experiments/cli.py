@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     _printing(search, "print the best points as JSON")
 
-    figure = commands.add_parser("figure", help="draw a named figure (moesim list figures) and run what it needs")
+    figure = commands.add_parser("figure", help="draw a named figure, running what it needs")
     figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
     figure.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="added to every run")
     figure.add_argument("--out", metavar="FOLDER", help="folder to write (default: runs/figures)")
@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument("--rows", metavar="FILE", help="write one row per token (.csv or .parquet)")
     beside.add_argument("--json", action="store_true", help="print the figures as JSON")
 
-    why = commands.add_parser("explain", help="the constants a run depended on most, and where they are from")
+    why = commands.add_parser("explain", help="the constants a run depended on most, by origin")
     why.add_argument("run", metavar="RUN", help="folder of the run, such as runs/run")
     why.add_argument("--metric", default="tpot_mean_s", help="or ttft_mean_s, tokens_per_s (default: tpot_mean_s)")
     why.add_argument("--requests", type=int, default=4, metavar="N", help="run at most so many (default: 4)")
@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--out", required=True, metavar="FILE", help="where to write them with the predictions")
     asked.add_argument("--device", action="append", default=[], metavar="YAML", help="a datasheet of one's own")
 
-    fitting = commands.add_parser("calibrate", help="fit the kernel models; 'calibrate local' measures this machine")
+    fitting = commands.add_parser("calibrate", help="fit kernel models; 'local': measure this machine")
     fitting.add_argument("kernels", nargs="*", metavar="KERNEL", help="some of the models (default: all)")
     fitting.add_argument("--out", metavar="FOLDER", help="folder of the fitted files (default: the package's own)")
     fitting.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
@@ -251,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", choices=KINDS, metavar="KIND", nargs="?", help=", ".join(KINDS))
     listing.add_argument("--json", action="store_true", help="print as JSON")
 
-    show = commands.add_parser("show", help="what a model, platform, trace, system, policy or datasheet is")
+    show = commands.add_parser("show", help="one of these in full: a model, platform, trace …")
     show.add_argument("name", metavar="NAME", help="as listed, such as rtx_3060 or model/gpt_oss_20b, or a path")
 
     demo = commands.add_parser("demo", help="nine systems on a real trace, in a minute")
