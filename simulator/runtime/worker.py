@@ -10,7 +10,7 @@ from simpy.events import Event
 
 from simulator.batching.source import StepSource
 from simulator.batching.stretches import Stretches
-from simulator.engine import ACTIVE, CANCELLED, Clock, Fabric, Lane, Stream, Transfer
+from simulator.engine import ACTIVE, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
 from simulator.policies.execution.base import ExecutionPolicy, Split
@@ -20,6 +20,7 @@ from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.residency import Partition, PolicyError, Tier
 from simulator.routing import Routing
 from simulator.runtime.adapt import Adapter
+from simulator.runtime.ahead import FetchedAhead
 from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
@@ -123,7 +124,7 @@ class Worker(Stream):
         self._recorder = recorder
         self._management = management if any(management) else None
         self._evicted_bytes = 0  # of which the time has been spent
-        self._fetched_ahead: list[list[Transfer]] = [[] for _ in range(layers)]
+        self._ahead = FetchedAhead(fabric, tier, loader, prefetch)
         self.rewritten: list[Any] = [None, None]  # [prefill]: gate weight that rewriting lost, [layers, 2]
         self._framework_ps = framework_ps
         self.adapter = adapter
@@ -271,12 +272,12 @@ class Worker(Stream):
         counters = self.layer_counts[record.prefill][layer]
         mark = len(path.ends)  # the path as it is when this layer submits its loads
         hits, late, misses = tier.look_up(blobs)
-        fetched = self._fetched_ahead[layer]
+        fetched = self._ahead.rows[layer]
         pinned = bool(misses or late or fetched)  # else nobody will ask for room while this layer runs
         if pinned:
             pins.update(blobs)
             if fetched:
-                self._settle(layer, blobs, t)
+                self._ahead.settle(layer, blobs, record, t)
         if tier.staged:
             for blob in blobs:
                 if blob in tier.staged:
@@ -301,7 +302,7 @@ class Worker(Stream):
                 extra = [blob for blob in loads if blob not in tokens]
                 if extra:
                     pins.update(extra)
-                    late = late + self._coming(layer, extra)
+                    late = late + self._ahead.coming(layer, extra)
                     loads = [blob for blob in loads if tier.slots[blob] is None]
                 pinned = True
             if late and self._prefetch.promotes:
@@ -338,7 +339,10 @@ class Worker(Stream):
                 if not pinned:
                     pinned = True
                     pins.update(blobs)
-                self._fetch_ahead(layer, expected, guesses, blobs, tokens, t)
+                work = self._work
+                work.layer, work.expected, work.blobs = layer, guesses, blobs
+                work.tokens = tokens if tokens is not None else dict.fromkeys(blobs, 1)
+                self._ahead.fetch(expected, work, record, t)
             if self._execution.precomputes:
                 self._compute_ahead(guesses, t)
 
@@ -360,7 +364,7 @@ class Worker(Stream):
                 t = self._run(hits, tokens, t)
         if recorder is not None:
             recorder.asked(self.name, (*arriving[len(late) :], *on_cpu), begin)
-            recorder.asked_ahead(self.name, (transfer for row in self._fetched_ahead for transfer in row), begin)
+            recorder.asked_ahead(self.name, self._ahead, begin)
             recorder.room(tier, begin)
             if hits:
                 recorder.ran_resident(self.name, layer, (managed, t), hits, fetched)
@@ -408,8 +412,8 @@ class Worker(Stream):
         if pinned:
             pins.difference_update(blobs)
             pins.difference_update(extra)
-            if self._fetched_ahead[layer]:  # fetched already for the next time this layer runs
-                pins.update(transfer.blob for transfer in self._fetched_ahead[layer])
+            if self._ahead.rows[layer]:  # fetched already for the next time this layer runs
+                pins.update(transfer.blob for transfer in self._ahead.rows[layer])
         return t
 
     def _manage(self, layer: int, t: int) -> int:
@@ -511,14 +515,6 @@ class Worker(Stream):
                     cpu.deferring.append((job, tokens[blob]))
                 begun.append(job)
         return fetch, hits, begun
-
-    def _coming(self, layer: int, blobs: Sequence[int]) -> list[Transfer]:
-        """Transfers in flight of blobs that their layer waits for without asking for them."""
-        fetched = self._fetched_ahead[layer]
-        coming = [transfer for transfer in fetched if transfer.blob in blobs]
-        self._fetched_ahead[layer] = [transfer for transfer in fetched if transfer.blob not in blobs]
-        self.tier.look_up(blobs)  # marks what has landed
-        return [transfer for transfer in coming if transfer.landed_ps is None]
 
     def _compute_ahead(self, guesses: Sequence[int], t: int) -> None:
         """Start what `execution` wants computed on the host CPU before its layer asks for it."""
@@ -625,8 +621,8 @@ class Worker(Stream):
                 stuck = False
                 continue
             # The room is held by fetches ahead of their layer, or by the last chunk of cancelled ones.
-            self._drop_fetched_ahead(t)
-            held = next((tr for row in self._fetched_ahead for tr in row), None)
+            self._ahead.drop(t)
+            held = next(iter(self._ahead), None)
             if held is None and tier.draining:
                 held = tier.draining[0][0]
             if held is not None:
@@ -642,66 +638,3 @@ class Worker(Stream):
                 )
             stuck = held is None
         return t
-
-    def _fetch_ahead(
-        self,
-        layer: int,
-        missing: Sequence[int],
-        expected: Sequence[int],
-        blobs: Sequence[int],
-        tokens: dict[int, int] | None,
-        t: int,
-    ) -> None:
-        tier, slots, work = self.tier, self.tier.slots, self._work
-        view = tier.view
-        view.prefetching = True
-        work.layer, work.expected, work.blobs = layer, expected, blobs
-        work.tokens = tokens if tokens is not None else dict.fromkeys(blobs, 1)
-        for blob in self._prefetch.choose(missing, work):
-            if slots[blob] is None:  # a guess may name an expert twice
-                if tier.staging is not None:
-                    if tier.admit_staged(blob):
-                        self._start_ahead(tier.staging, blob, t)
-                        tier.staged[blob] = None
-                    continue
-                partition = tier.partitions[blob // self._experts_per_layer]
-                if tier.admit(partition, (blob,)):
-                    self._start_ahead(partition, blob, t)
-                    partition.cache.on_insert((blob,), view)
-        view.prefetching = False
-
-    def _start_ahead(self, partition: Partition, blob: int, t: int) -> None:
-        (transfer,) = self.loader.load(partition, (blob,), t, False)
-        self.tier.pins.add(blob)
-        self._fetched_ahead[blob // self._experts_per_layer % self.tier.layers].append(transfer)
-        record = self.record
-        record.prefetch_bytes += transfer.size_bytes
-        record.prefetches += 1
-
-    def _settle(self, layer: int, blobs: Sequence[int], t: int) -> None:
-        """The layer's router has spoken: unpin what was fetched in vain, and drop it if it is not here yet."""
-        needed = set(blobs)
-        flowing = []
-        for transfer in self._fetched_ahead[layer]:
-            if transfer.blob in needed:
-                self.record.useful_prefetches += not transfer.used
-                transfer.used = True
-            elif not self._forsake(transfer, layer, t):
-                flowing.append(transfer)
-        self._fetched_ahead[layer] = flowing
-
-    def _forsake(self, transfer: Transfer, layer: int, t: int) -> bool:
-        """Unpin what is here, cancel what is not; False if its last chunk is still flowing."""
-        if transfer.landed_ps is None:
-            if self._prefetch.cancels:
-                self.fabric.cancel(transfer, t)
-            if transfer.state == CANCELLED or transfer.stop == 2:
-                self.tier.withdraw(self._partition(transfer.blob), transfer)
-            else:
-                return False
-        self.tier.pins.discard(transfer.blob)
-        return True
-
-    def _drop_fetched_ahead(self, t: int) -> None:
-        for layer, transfers in enumerate(self._fetched_ahead):
-            self._fetched_ahead[layer] = [tr for tr in transfers if not self._forsake(tr, layer, t)]
