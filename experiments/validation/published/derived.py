@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from experiments.catalogue import load
 from experiments.compose import compose_config
+from experiments.policy import make_policy
 from experiments.run import plain, scenario_from_config
 from experiments.validation.published.runs import Run
 from simulator.policies import PolicyContext
+from simulator.replay import access
+from simulator.residency import Partition, Tier
 from simulator.scenario import Scenario
 
 
@@ -117,3 +121,31 @@ def level_share(overrides: Sequence[str], level: int, second_only: bool = False,
         levels = np.searchsorted(np.array([config["high_below"], config["low_below"]]) + 1e-9, before)
         found.append(levels[:, :, 1:].ravel() if second_only else levels.ravel())
     return float((np.concatenate(found) == level).mean())
+
+
+def uniform_hit_rate(policy: str, capacity: int, experts: int = 6, tokens: int = 20_000, seed: int = 0) -> float:
+    """Hit rate of a cache choice on tokens that ask for one expert each, drawn independently and uniformly.
+
+    A layer of Read-ME's model (NeurIPS 2024, arXiv 2410.19123): one expert per token, the same in all layers. That its
+    stream is like this is read off its own table, whose LRU row is what such a stream gives: capacity / experts.
+    """
+    stream = np.random.default_rng(seed).integers(experts, size=tokens).tolist()
+    cache = make_policy(load("policy/cache", policy), "cache")()
+    cache.bind(
+        PolicyContext(
+            layers=1,
+            experts=experts,
+            top_k=1,
+            size_bytes=[1] * experts,
+            capacity_bytes=capacity,
+            rng=np.random.default_rng(seed),
+            future=lambda: ([expert] for expert in stream),
+        )
+    )
+    partition = Partition(capacity, cache)
+    tier = Tier("cache", [1] * experts, [partition])
+    hits = 0
+    for number, expert in enumerate(stream):
+        tier.view.group, tier.view.layer = number, 0
+        hits += len(access(tier, partition, [expert])[0])
+    return hits / tokens
