@@ -173,7 +173,6 @@ class _Builder:
             top_k=meta.top_k,
             size_bytes=self.sizes,
             levels=len(self.precision.bits) if name in ("cache", "host_cache") else 1,
-            layer_bytes=self.layer_bytes,
             stored_bits=model.bits("experts"),
             guess_distances=meta.guess_distances,
             capacity_bytes=capacity_bytes,

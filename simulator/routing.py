@@ -105,6 +105,13 @@ def equal_weights(ids: np.ndarray) -> np.ndarray:
     return there / count
 
 
+def weight_shares(ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights as shares of each token's sum, float64 [..., k], 0 in empty slots; equal ones where nothing is known."""
+    there = np.where(ids >= 0, np.nan_to_num(weights), 0.0).astype(np.float64)
+    total = there.sum(axis=-1, keepdims=True)
+    return np.where(total > 0, there / np.where(total > 0, total, 1.0), equal_weights(ids))
+
+
 def summed(ids: np.ndarray, weights: np.ndarray) -> dict[int, float]:
     """Expert -> sum of its weights, in order of first mention; ids and weights [n, k]."""
     total: dict[int, float] = {}
@@ -121,9 +128,7 @@ def lost_weight(before: np.ndarray, weights: np.ndarray, after: np.ndarray) -> t
     was chosen and is not among `after` is lost. New experts stand in for lost ones, one for one; so of the
     lost weight the share new / lost is substituted and the rest dropped. Returns (dropped, substituted) [...].
     """
-    weights = np.where(before >= 0, np.nan_to_num(weights), 0.0)
-    total = weights.sum(axis=-1, keepdims=True)
-    weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), equal_weights(before))
+    weights = weight_shares(before, weights)
     kept = (before[..., :, None] == after[..., None, :]).any(axis=-1)
     lost = (before >= 0) & ~kept
     new = (after >= 0) & ~(after[..., :, None] == before[..., None, :]).any(axis=-1)

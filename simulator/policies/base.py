@@ -27,7 +27,7 @@ class PolicyContext:
     training: requests of the trace that the run does not serve, for policies that learn offline;
     future: the groups of blobs that will be asked for, in order, for clairvoyant policies only;
     levels: of precision; with several, a blob is (level * layers + layer) * experts + expert;
-    layer_bytes: of one expert of each routed layer as the model stores it; stored_bits: per weight of these.
+    stored_bits: per weight of an expert as the model stores it.
     """
 
     layers: int
@@ -40,7 +40,6 @@ class PolicyContext:
     training: Callable[[], Iterator[RequestTrace]] = _no_requests
     future: Callable[[], Iterator[list[int]]] = field(default=lambda: iter(()))
     levels: int = 1
-    layer_bytes: list[int] = field(default_factory=list)
     stored_bits: float = 16.0
 
     def popularity(self) -> np.ndarray:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulator.plan import Group
+from simulator.plan import Group, union
 from simulator.policies.gating.base import GatingPolicy
 from simulator.policies.precision.base import PrecisionPolicy
 from simulator.residency import PolicyError, Tier
-from simulator.routing import Choice, Routing, equal_weights, lost_weight, summed
+from simulator.routing import Choice, Routing, lost_weight, summed, weight_shares
 
 DROPPED, SUBSTITUTED, LOW = range(3)
 
@@ -63,7 +63,8 @@ class Adapter:
         if self._gating.chooses:
             assert choice is not None
             ids, weights = self._chosen(choice)
-            tokens = _served(ids, layer * self._experts)
+            blobs, counts = union(np.where(ids >= 0, ids + layer * self._experts, -1).tolist())
+            tokens = dict(zip(blobs, counts or (), strict=True))
         if self._levels > 1:
             tokens = self._at_levels(layer, tokens, ids, weights, prefill, choice)
         return list(tokens), tokens
@@ -94,7 +95,7 @@ class Adapter:
     ) -> dict[int, int]:
         """Each blob of level 0 replaced by that of the level at which it runs; those not worth a load are left out."""
         lost, slots, bank = self.lost[prefill][layer], self._tier.slots, self._bank
-        share = summed(ids, _normalised(ids, weights))
+        share = summed(ids, weight_shares(ids, weights))
         begin = layer * self._experts
         blobs = list(tokens)
         if not self._precision.by_score:
@@ -121,19 +122,3 @@ class Adapter:
                 lost[LOW] += weight
             result[at] = tokens[blob]
         return result
-
-
-def _served(ids: np.ndarray, begin: int) -> dict[int, int]:
-    """Blobs in order of last occurrence, and the tokens each serves; ids [n, k], -1 for none."""
-    counts: dict[int, int] = {}
-    for expert in ids.ravel()[::-1].tolist():
-        if expert >= 0:
-            counts[begin + expert] = counts.get(begin + expert, 0) + 1
-    return dict(reversed(counts.items()))
-
-
-def _normalised(ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights as shares of each token's sum, [n, k]; equal ones where they sum to nothing."""
-    there = np.where(ids >= 0, weights, 0.0)
-    total = there.sum(axis=-1, keepdims=True)
-    return np.where(total > 0, there / np.where(total > 0, total, 1.0), equal_weights(ids))

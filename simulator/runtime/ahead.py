@@ -68,10 +68,10 @@ class FetchedAhead:
 
     def coming(self, layer: int, blobs: Sequence[int]) -> list[Transfer]:
         """Transfers in flight of blobs that their layer waits for without asking for them; no longer kept here."""
-        fetched = self.rows[layer]
-        self.rows[layer] = [transfer for transfer in fetched if transfer.blob not in blobs]
+        fetched, wanted = self.rows[layer], set(blobs)
+        self.rows[layer] = [transfer for transfer in fetched if transfer.blob not in wanted]
         self._tier.look_up(blobs)  # marks what has landed
-        return [transfer for transfer in fetched if transfer.blob in blobs and transfer.landed_ps is None]
+        return [transfer for transfer in fetched if transfer.blob in wanted and transfer.landed_ps is None]
 
     def drop(self, t: int) -> None:
         """Give up all that can be given up."""

@@ -395,7 +395,7 @@ class Worker(Stream):
                         ends.append(t)
                         parts.append(transfer.lane.category)  # type: ignore[union-attr]
                 if tokens is not None:
-                    if transfer.blob in extra:
+                    if extra and transfer.blob not in tokens:
                         continue
                     row = transfer.blob // self._experts_per_layer
                     duration, split = self._costs.together(row, (tokens[transfer.blob],))

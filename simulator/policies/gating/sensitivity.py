@@ -1,6 +1,7 @@
 import numpy as np
 
 from simulator.policies.gating.base import GatingPolicy
+from simulator.routing import weight_shares
 
 
 class DropInsensitive(GatingPolicy):
@@ -30,10 +31,9 @@ class DropInsensitive(GatingPolicy):
         self._least = np.sqrt(self._threshold / sensitivity)
 
     def rewrite(self, rows):
-        weights = np.where(rows.experts >= 0, np.nan_to_num(rows.weights), 0.0).astype(np.float64)
-        share = weights / np.maximum(weights.sum(axis=2, keepdims=True), 1e-30)
+        share = weight_shares(rows.experts, rows.weights)
         kept = (share >= self._least[None, :, None]) | (share == share.max(axis=2, keepdims=True))
         kept &= rows.experts >= 0
-        left = np.where(kept, weights, 0.0)
+        left = np.where(kept, share, 0.0)
         left /= np.maximum(left.sum(axis=2, keepdims=True), 1e-30)
         return np.where(kept, rows.experts, -1), left
