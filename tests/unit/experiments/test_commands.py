@@ -90,7 +90,7 @@ def test_replay_of_a_file_with_expert_sizes_needs_no_model(call: Callable) -> No
 
 
 def test_replay_writes_rows_as_parquet_too(call: Callable, tmp_path: Path) -> None:
-    common = ["replay", "gpt_oss_20b", "--requests", "1", "--budget-mib", "2000"]
+    common = ["replay", "tiny_moe", "--requests", "4", "--budget-mib", "6"]
     for suffix in ("csv", "parquet"):
         assert call(*common, "--rows", f"rows.{suffix}").code == 0
     assert pd.read_csv("rows.csv").equals(pd.read_parquet("rows.parquet"))
@@ -98,7 +98,7 @@ def test_replay_writes_rows_as_parquet_too(call: Callable, tmp_path: Path) -> No
 
 def test_belady_has_the_most_hits(call: Callable) -> None:
     def hits(policy: str) -> int:
-        said = call("replay", "gpt_oss_20b", "--requests", "2", "--budget-mib", "2000", "--policy", policy, "--json")
+        said = call("replay", "tiny_moe", "--requests", "4", "--budget-mib", "6", "--policy", policy, "--json")
         return json.loads(said.out)["hits"]
 
     assert hits("belady") >= max(hits(name) for name in choices()["policy/cache"])
