@@ -20,6 +20,7 @@ from experiments.explain import ConfigError
 from experiments.policy import make_policy, source_digest
 from experiments.schema import TraceFields, roles
 from hwmodels import Platform
+from simulator.layout_choice import LayoutChoice
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.scenario import Scenario, Settings, System
@@ -74,6 +75,7 @@ def scenario_from_config(cfg: Mapping[str, Any]) -> Scenario:
         ),
         workload=Workload(**cfg["workload"]),
         settings=settings,
+        layout=LayoutChoice(**cfg["layout"]),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING
 
+from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
 from simulator.policies import Policy
 from simulator.scenario import Settings, System
@@ -36,6 +37,7 @@ def _fields(source: type, leave_out: tuple[str, ...] = ()) -> type:
 
 
 WorkloadFields = _fields(Workload)
+LayoutFields = _fields(LayoutChoice)
 SettingsFields = _fields(Settings, _TOP_LEVEL)
 PolicyFields = dataclasses.make_dataclass(
     "Policies", [(role, dict[str, Any], field(default_factory=dict)) for role in roles()]
@@ -109,6 +111,7 @@ class Config:
     trace: TraceFields = field(default_factory=TraceFields)
     workload: WorkloadFields = field(default_factory=WorkloadFields)  # type: ignore[valid-type]
     policy: PolicyFields = field(default_factory=PolicyFields)  # type: ignore[valid-type]
+    layout: LayoutFields = field(default_factory=LayoutFields)  # type: ignore[valid-type]
     uncertainty: UncertaintyFields = field(default_factory=UncertaintyFields)
     settings: SettingsFields = field(default_factory=SettingsFields)  # type: ignore[valid-type]
 

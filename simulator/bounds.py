@@ -46,7 +46,7 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
         return Bounds(None, None, None, None, None)
     worker = run.workers[0]
     changed = worker.adapter is not None  # what runs is not what the plan says, or not of one size
-    alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu and not changed
+    alone = len(run.ranks.gpus) == 1 and run.host is None and not worker.uses_cpu and not changed
     budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
     largest = max(
         len(blobs) * size
@@ -56,7 +56,7 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     with_reference = run.scenario.settings.reference and alone and largest <= budget
     physics = _Pass(run, ideal=True, belady=False, warmup_batches=warmup_batches)
     link_s = _link_floor_s(run) if not worker.uses_cpu and not changed else 0.0
-    helpers = len(run.workers) * (1.0 + _cpu_share(run))
+    helpers = len(run.ranks.gpus) * (1.0 + _cpu_share(run))
     reference = _Pass(run, ideal=False, belady=True, warmup_batches=warmup_batches) if with_reference else None
     return Bounds(
         physics_duration_s=max(seconds(physics.end_ps) / helpers, link_s),
@@ -148,7 +148,7 @@ def _link_floor_s(run: Run) -> float:
     """Seconds to move every expert used, and not resident at the start, once over the raw links."""
     platform = run.scenario.platform
     used = {blob for step in run.plan for blobs, _ in step.groups for blob in blobs}
-    size = sum(run.tiers[0].sizes[blob] for blob in used.difference(run.initial))
+    size = sum(run.layer_expert_bytes[blob // run.scenario.model.experts] for blob in used.difference(run.initial))
     rate = 0.0
     for worker in platform.workers:
         links = [link.bandwidth_bytes_per_s for link in platform.route(platform.home, worker)]

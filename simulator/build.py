@@ -14,6 +14,7 @@ from simulator.batching.pages import KvPages
 from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
 from simulator.batching.stretches import Stretches
+from simulator.build_layout import check_layout, collective_times, make_collectives, make_exchange, task_graph
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
@@ -29,9 +30,11 @@ from simulator.routing import PARTS, Routing
 from simulator.runtime.adapt import Adapter
 from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense
 from simulator.runtime.cpu import CpuExperts
-from simulator.runtime.exchange import Exchange
+from simulator.runtime.exchange import Exchange, owned
 from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.ranks import Ranks
 from simulator.runtime.recorder import Recorder
+from simulator.runtime.shares import Shares
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
 from simulator.unrecorded import remarks
@@ -72,6 +75,7 @@ class Run:
     layer_expert_bytes: list[int]
     remarks: list[str]
     recorder: Recorder | None
+    ranks: Ranks
     initial: list[int] = field(default_factory=list)
     batcher: Batcher | None = None
 
@@ -93,9 +97,13 @@ class _Builder:
         self.remarks = check_fit(model, trace)
         layers = len(model.moe_layers)
         recorded = trace.meta.expert_bytes
-        self.layer_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
+        self.whole_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
+        self.ranks = Ranks.of(scenario.layout, scenario.platform, model.experts)
         system = scenario.system
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
+        self.hosted: set[int] = set()  # layers whose dense part is the host's; known once policies are bound
+        self.shares = Shares(model, self.ranks, self.hosted)
+        self.layer_bytes = [self.shares.slice_bytes(size) for size in self.whole_bytes]
         self.row_bytes = [
             size if bits is None else round(size * model.with_experts_bits(bits).expert_bytes / model.expert_bytes)
             for bits in self.precision.bits
@@ -118,7 +126,8 @@ class _Builder:
         self.remarks += remarks(self.silent, self.scheduling.lockstep)
         if not self.scheduling.lockstep:
             check(self.silent, self.scheduling, settings)
-        self.workers = scenario.platform.workers
+        self.remarks += check_layout(scenario, self.ranks, self.scheduling.lockstep)
+        self.workers = [place.name for place in self.ranks.places]
         if scenario.platform.remark:
             self.remarks.append(f"platform {scenario.platform.name}: {scenario.platform.remark}")
         for worker in self.workers:
@@ -199,31 +208,35 @@ class _Builder:
         self.precision.bind(self.context("precision"))
         self.attention.bind(self.context("attention"))
         self.scheduling.bind(self.context("scheduling"))
-        self.hosted = set(self.attention.on_host(model.layers))
+        self.hosted.update(self.attention.on_host(model.layers))
         placement = system.placement()
         placement.bind(self.context("placement"))
-        layers, count = len(model.moe_layers), len(self.workers)
+        layers, count = len(model.moe_layers), self.ranks.parts
         owners = np.array([[placement.owner(la, ex, count) for ex in range(model.experts)] for la in range(layers)])
         if owners.min() < 0 or owners.max() >= count:
             raise ScenarioError(
                 f"policy/placement names worker {int(owners.max())}; the platform has workers 0 to {count - 1}."
             )
+        self.mine = owned(self.ranks, owners)
         self._check_home()
-        tasks = system.pipeline().tasks(layers, count)
-        memories = [self._memory(worker, owners, rank) for rank, worker in enumerate(self.workers)]
+        tasks = task_graph(system.pipeline(), layers, self.ranks)
+        memories = [self._memory(worker, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, model.experts, host, self.remarks)
             self.fabric.log = self.recorder.log
         self._source, batcher = self._steps(memories)
-        exchange = self._exchange(owners) if count > 1 else None
+        several = len(self.workers) > 1
+        parts = (scenario, self.ranks, owners, self.clock, self.fabric, self._lane, tasks)
+        exchange = make_exchange(*parts) if several else None
+        self.times = collective_times(scenario, self.ranks, self.shares)
         tiers, workers = [], []
         initial = list(placement.initial())
         for rank, name in enumerate(self.workers):
-            tier = self._tier(rank, name, memories[rank].cache_bytes, owners)
+            tier = self._tier(rank, name, memories[rank].cache_bytes)
             adapter = self._adapter(tier)
-            here = [blob for blob in initial if owners.flat[blob] == rank]
+            here = [blob for blob in initial if self.mine[rank][blob]]
             self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
             workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
@@ -238,7 +251,8 @@ class _Builder:
             tiers=tiers,
             memories=memories,
             host=host,
-            layer_expert_bytes=self.layer_bytes,
+            layer_expert_bytes=self.whole_bytes,
+            ranks=self.ranks,
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
@@ -249,7 +263,11 @@ class _Builder:
         """Where workers take their steps from: the plan, or requests as they come."""
         if self.scheduling.lockstep:
             return PlannedSteps(self._counted() if self.progress is not None else iter(self.plan)), None
-        pages = KvPages(self.scenario.settings.kv_page_tokens, self._kv_bytes, [m.kv_bytes for m in memories])
+        rooms = [
+            min(m.kv_bytes for m, p in zip(memories, self.ranks.places, strict=True) if p.group == group)
+            for group in range(self.ranks.groups)
+        ]
+        pages = KvPages(self.scenario.settings.kv_page_tokens, self.shares.kv_bytes, rooms)
         batcher = Batcher(self.plan, self.scheduling, pages, self.progress)
         return batcher, batcher
 
@@ -261,17 +279,12 @@ class _Builder:
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if alone and plain and free and self.scheduling.steady:
-            costs = ExpertCosts(self.scenario.model, self.row_bytes, device)
-            dense = DenseCosts.of(self.scenario.model, device)
+            costs = ExpertCosts(self.shares.part, self.row_bytes, device)
+            dense = DenseCosts.of(self.shares.part, device)
             framework_ps = to_ps(self.scenario.settings.framework_layer_s)
             worker.stretches = Stretches(
-                worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records
+                worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records, self.times
             )
-
-    def _kv_bytes(self, tokens: int) -> int:
-        """KV cache of a sequence on a worker."""
-        model = self.scenario.model
-        return model.kv_bytes(tokens, [layer for layer in range(model.layers) if layer not in self.hosted])
 
     # ---- memories
 
@@ -280,7 +293,7 @@ class _Builder:
         home = platform.device(platform.home)
         bank = len(self.layer_bytes) * model.experts
         copies = range(len(self.precision.bits))
-        total = sum(
+        total = self.shares.slices * sum(
             self.sizes[bank * level + blob]
             for blob in range(bank)
             for level in (copies if self.precision.by_score else [self.precision.level(*divmod(blob, model.experts))])
@@ -294,23 +307,22 @@ class _Builder:
                 f" {platform.name} holds {_gib(home.memory_capacity_bytes)}{hint}."
             )
 
-    def _memory(self, worker: str, owners: np.ndarray, rank: int) -> Memory:
+    def _memory(self, worker: str, rank: int) -> Memory:
         scenario = self.scenario
         platform, model, settings = scenario.platform, scenario.model, scenario.settings
         memory = platform.memory_of(worker)
-        dense = model.dense_bytes - sum(model.layer_dense_bytes(layer) for layer in self.hosted)
-        copies = len(self.precision.bits)
-        own = sum(
-            size for blob, size in enumerate(self.sizes) if owners.flat[blob % (len(self.sizes) // copies)] == rank
-        )
+        place, groups = self.ranks.places[rank], self.ranks.groups
+        dense = self.shares.dense_bytes(place.stage)
+        mine = self.mine[rank]
+        own = sum(size for blob, size in enumerate(self.sizes) if mine[blob % len(mine)])
         if self.scheduling.lockstep:
             kv = max(
-                sum(self._kv_bytes(length) for length in lengths[rank :: len(self.workers)])
+                sum(self.shares.kv_bytes(length, place.stage) for length in lengths[place.group :: groups])
                 for lengths in self.plan.context_limits()
             )
         else:
             free = memory.memory_capacity_bytes - dense - settings.workspace_bytes
-            kv = kv_room(self.silent, self.scheduling, settings, self._kv_bytes, free, own)
+            kv = kv_room(self.silent, self.scheduling, settings, self.shares.kv_bytes, free, own)
         fixed = dense + kv + settings.workspace_bytes
         room = memory.memory_capacity_bytes - fixed
         what = (
@@ -335,7 +347,7 @@ class _Builder:
             )
         return Memory(memory.name, memory.memory_capacity_bytes, dense, kv, settings.workspace_bytes, cache)
 
-    def _tier(self, rank: int, name: str, budget_bytes: int, owners: np.ndarray) -> Tier:
+    def _tier(self, rank: int, name: str, budget_bytes: int) -> Tier:
         shares = self.precision.shares
         if shares is not None and (len(shares) != len(self.precision.bits) or not 0 < sum(shares) <= 1):
             raise ScenarioError(
@@ -352,14 +364,14 @@ class _Builder:
         partitions: list[Partition] = []
         for level, share in enumerate(shares or [1.0]):
             sizes = self.row_bytes[level * layers : (level + 1) * layers]
-            some = self._partitions(rank, slots, int(budget_bytes * share), sizes, owners, len(partitions))
+            some = self._partitions(rank, slots, int(budget_bytes * share), sizes, len(partitions))
             partitions += some * layers if len(some) == 1 else some
         if shares is None:
             partitions *= len(self.precision.bits)
         return Tier(name, self.sizes, partitions, layers, staging)
 
     def _partitions(
-        self, rank: int, slots: SlotsPolicy, budget_bytes: int, sizes: list[int], owners: np.ndarray, first: int
+        self, rank: int, slots: SlotsPolicy, budget_bytes: int, sizes: list[int], first: int
     ) -> list[Partition]:
         """A budget divided as `slots` says: one partition, or one for each layer."""
         budgets = slots.budgets(budget_bytes, sizes, self.scenario.trace.meta.top_k)
@@ -371,7 +383,12 @@ class _Builder:
                 f"policy/slots asks for {sum(budgets)} bytes, top-k experts for every layer; expected at most the"
                 f" cache budget of {budget_bytes} bytes, and room in it for an expert of {max(sizes)} bytes."
             )
-        own = owners.ravel()
+        if len(budgets) > 1 and self.ranks.stages > 1:
+            raise ScenarioError(
+                f"policy/slots {type(slots).__name__} divides the budget among all layers, of which a stage of"
+                " layout.pp has some; expected policy/slots=global, or layout.pp=1."
+            )
+        own = self.mine[rank]
         partitions = []
         for index, capacity in enumerate(budgets):
             cache = self.scenario.system.cache()
@@ -386,7 +403,7 @@ class _Builder:
                 for step in self.silent:
                     for number, (blobs, _) in enumerate(step.groups):
                         here = layer is None or layer == number
-                        yield [blob for blob in blobs if own[blob] == rank] if here else []
+                        yield [blob for blob in blobs if own[blob]] if here else []
 
             cache.bind(self.context("cache", capacity, future, child=rank * layers + first + index))
             partitions.append(Partition(capacity, cache))
@@ -429,6 +446,7 @@ class _Builder:
                 f"the host cache (host_cache_gib) has {budget} bytes; expected from one expert of"
                 f" {max(self.layer_bytes)} bytes up to the {host.memory_capacity_bytes} bytes of {host.name}."
             )
+        budget //= self.ranks.each  # of which each of its GPUs has its slices there
         cache: CachePolicy = self.scenario.system.host_cache()
         cache.bind(self.context("host_cache", budget))
         return Tier(host.name, self.sizes, [Partition(budget, cache)] * len(self.row_bytes), len(self.layer_bytes))
@@ -443,8 +461,9 @@ class _Builder:
                 device = platform.devices.get(name)
                 table: Callable[[int, int], float] | None = None
                 if device is not None and device.read_bytes_per_s_table:
-                    table = device.read_bandwidth
-                self.media[name] = self.fabric.add_medium(Medium(name, rate, table))
+                    table = self.ranks.read_bandwidth(device)
+                weight = self.ranks.weights.get(name, 1)
+                self.media[name] = self.fabric.add_medium(Medium(name, rate / weight, table))
             media.append(self.media[name])
         return media
 
@@ -478,16 +497,6 @@ class _Builder:
         kinds = [link.kind for link in platform.route(src, dst)]
         return self._lane(f"{src}->{dst}", src, dst, kinds[-1])
 
-    def _exchange(self, owners: np.ndarray) -> Exchange:
-        lanes = {
-            (a, b): self._lane(f"{src}->{dst}", src, dst, "all_to_all")
-            for a, src in enumerate(self.workers)
-            for b, dst in enumerate(self.workers)
-            if a != b
-        }
-        hidden_bytes = self.scenario.model.hidden * ACTIVATION_BYTES
-        return Exchange(self.clock, self.fabric, len(self.workers), owners, lanes, hidden_bytes)
-
     # ---- workers
 
     def _worker(
@@ -500,7 +509,7 @@ class _Builder:
         exchange: Exchange | None,
         adapter: Adapter | None,
     ) -> Worker:
-        scenario, platform, model = self.scenario, self.scenario.platform, self.scenario.model
+        scenario, platform = self.scenario, self.scenario.platform
         device = platform.device(name)
         hops = platform.hops(platform.home, name)
         if not hops:
@@ -527,7 +536,7 @@ class _Builder:
             tier=tier,
             loader=loader,
             dense=self._dense(device),
-            expert_costs=ExpertCosts(model, self.row_bytes, device),
+            expert_costs=ExpertCosts(self.shares.part, self.row_bytes, device),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
@@ -538,6 +547,7 @@ class _Builder:
             adapter=adapter,
             routing=self.routing if len(self.workers) == 1 else None,
             swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
+            collectives=make_collectives(scenario, self.ranks, self.shares, rank, self.times, self._lane, exchange),
         )
 
     def _swap_lanes(self, worker: str, back: Lane) -> tuple[Lane, Lane]:
@@ -556,7 +566,7 @@ class _Builder:
     def _dense(self, device: Device) -> DenseCosts | HostedDense:
         """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""
         model, platform = self.scenario.model, self.scenario.platform
-        costs = DenseCosts.of(model, device)
+        costs = DenseCosts.of(self.shares.part, device)
         if not self.hosted:
             return costs
         if platform.cpu is None:
@@ -578,7 +588,8 @@ class _Builder:
                 f" it is '{platform.home}' on {platform.name}."
             )
         cpu: Device = platform.device(platform.cpu)
-        costs = ExpertCosts(model, self.row_bytes, cpu)
+        row_bytes = [size * self.ranks.each for size in self.row_bytes]
+        costs = ExpertCosts(self.shares.on_cpu, row_bytes, cpu)
         dram = platform.memory_of(platform.cpu).name
         name = f"{platform.cpu} experts"
         lane = next((lane for lane in self.fabric.lanes if lane.name == name), None)

@@ -250,20 +250,21 @@ class Result:
             "host_hit_rate": _host_hit_rate(self.run),
             "late_rate": _share(records, "late", measured),
             "on_cpu_rate": _share(records, "on_cpu", measured),
-            "load_bytes": total("load_bytes"),
-            "prefetch_bytes": total("prefetch_bytes"),
+            "load_bytes": total("load_bytes") * self.run.ranks.each,
+            "prefetch_bytes": total("prefetch_bytes") * self.run.ranks.each,
             "prefetch_useful_rate": total("useful_prefetches") / prefetches if prefetches else None,
             "attribution": {name: value / 1e12 / total_s for name, value in self.attribution_ps.items()}
             if total_s
             else {},
             **(dict.fromkeys(batching.FIGURES) if self.run.batcher is None else self._served(rows, decode_tokens)),
-            "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories),
+            "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories) * self.run.ranks.each,
             "memory_peak_bytes": max(peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
             "energy_j": energy,
             "energy_per_token_j": energy / all_tokens if all_tokens else None,
             **self._quality(),
             **asdict(self.bounds),
             **_intervals(self.draws),
+            **self.run.ranks.facts(),
         }
 
     def _served(self, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
@@ -306,6 +307,7 @@ class Result:
             "workload": asdict(scenario.workload),
             "served": facts(self.run.plan),
             "settings": asdict(scenario.settings),
+            **({"layout": asdict(self.run.ranks.layout)} if self.run.ranks.layout is not None else {}),
             "remarks": list(self.run.remarks),
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hwmodels import Platform
+from simulator.layout_choice import LayoutChoice
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.policies.attention.base import AttentionPolicy
@@ -69,7 +70,9 @@ class Settings:
     the run (None: of all); timeline_slices: about how many slices in all, so that the file stays some
     tens of MB (None: no limit); reference: compute the clairvoyant reference too; kv_page_tokens: grain of the
     KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves);
-    step_records: keep a record of every step; if not, steps that are simulated together are kept as sums.
+    step_records: keep a record of every step; if not, steps that are simulated together are kept as sums; collectives:
+    how the GPUs of a layout sum and exchange activations: links (transfers, which share links with loads), calibrated
+    (fitted models), or None (sums calibrated where the GPU names a datasheet, messages to experts as transfers).
     """
 
     cache_bytes: int | None = None
@@ -88,8 +91,13 @@ class Settings:
     kv_page_tokens: int = 16
     kv_cache_bytes: int | None = None
     step_records: bool = True
+    collectives: str | None = None
 
     def __post_init__(self) -> None:
+        if self.collectives not in (None, "links", "calibrated"):
+            raise ScenarioError(
+                f"settings.collectives is '{self.collectives}'; expected links, calibrated, or null for the default."
+            )
         for name in ("timeline_requests", "timeline_slices"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -106,6 +114,7 @@ class Scenario:
     system: System
     workload: Workload = field(default_factory=Workload)
     settings: Settings = field(default_factory=Settings)
+    layout: LayoutChoice = field(default_factory=LayoutChoice)
 
 
 def check_fit(model: ModelSpec, trace: Trace) -> list[str]:

@@ -132,7 +132,8 @@ def lost_shares(run: Run, tokens: tuple[int, int]) -> dict[str, np.ndarray] | No
 def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
     """A row for each worker, host CPU and memory."""
     platform = run.scenario.platform
-    busy = {worker.name: seconds(worker.busy_ps) for worker in run.workers}
+    alike = zip(run.workers, run.ranks.places, strict=True)
+    busy = {gpu: seconds(worker.busy_ps) for worker, place in alike for gpu in place.gpus}
     for lane in run.fabric.lanes:
         if lane.category == "cpu" and platform.cpu is not None:
             busy[platform.cpu] = seconds(lane.busy_ps)
@@ -140,17 +141,17 @@ def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
     for name, device in platform.devices.items():
         if device.kind == "switch":
             continue
-        rank = platform.workers.index(name) if name in platform.workers else None
+        rank = run.ranks.worker_of(name)
         busy_s = busy.get(name, 0.0)
         peak = None
         if rank is not None and platform.memory_of(name).name == name:
             peak = peak_bytes(run, rank)
         elif run.host is not None and name == run.host.name:
-            peak = run.host.peak_bytes()
-        elif device.kind == "dram" and rank is None and name in {platform.memory_of(w).name for w in platform.workers}:
+            peak = run.host.peak_bytes() * run.ranks.each
+        elif device.kind == "dram" and rank is None and name in {platform.memory_of(w).name for w in run.ranks.gpus}:
             peak = peak_bytes(run, 0)
         elif name == platform.home:
-            peak = sum(run.tiers[0].sizes)
+            peak = sum(run.tiers[0].sizes) * (run.ranks.layout.moe_tp if run.ranks.layout is not None else 1)
         rows.append(
             {
                 "device": name,

@@ -14,6 +14,8 @@ CAUSES = {
     "ssd": "SSD",
     "dram": "host memory",
     "all_to_all": "all-to-all",
+    "all_reduce": "all-reduce",
+    "pipeline": "next stage",
     "nvlink": "NVLink",
     "management": "cache management",
 }
@@ -77,6 +79,8 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("memory", f"expert budget {size(s['cache_bytes'])}; {peak} of all in use at the peak"))
     energy_j = s["energy_per_token_j"]
     rows.append(("energy", f"{energy_j:.3g} J per token" if energy_j else "unknown (the platform states no power)"))
+    if "layout" in s:
+        rows.insert(1, ("layout", f"{s['layout']}; {s['gpus']} GPUs"))
     rows += [("remark", remark) for remark in entry["remarks"]]
     return rows
 

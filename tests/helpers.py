@@ -13,6 +13,7 @@ import yaml
 
 from hwmodels import Platform
 from simulator.build import Run
+from simulator.layout_choice import LayoutChoice
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.policies.cache.lru import Lru
@@ -266,12 +267,16 @@ def run(
     platform: Platform,
     choice: System | None = None,
     workload: Workload | None = None,
+    layout: LayoutChoice | None = None,
     **settings: Any,
 ) -> Result:
     """Simulate with no workspace and the transfers logged, unless said otherwise."""
     everything = {"timeline": True, "timeline_requests": None, "timeline_slices": None}
     settings = {"workspace_bytes": 0, **everything, **settings}
-    return simulate(Scenario(model, trace, platform, choice or system(), workload or Workload(), Settings(**settings)))
+    made = Settings(**settings)
+    return simulate(
+        Scenario(model, trace, platform, choice or system(), workload or Workload(), made, layout or LayoutChoice())
+    )
 
 
 def real_trace(name: str) -> Trace:

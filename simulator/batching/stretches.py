@@ -17,6 +17,7 @@ from simulator.batching.prepared import Preparer, counted
 from simulator.batching.request import Request
 from simulator.engine.fabric import LANDED
 from simulator.residency import RESIDENT
+from simulator.runtime.collectives import CATEGORY, CollectiveTimes
 from simulator.runtime.costs import DenseCosts, ExpertCosts
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class _Stretch(NamedTuple):
     dense_ps: np.ndarray  # [steps, 4]
     experts_ps: np.ndarray | None  # [steps, 3]; None: as many as are active say
     last: bool
+    sums_ps: int  # of a step, see simulator.runtime.collectives
 
 
 class Stretches:
@@ -53,8 +55,9 @@ class Stretches:
         experts: ExpertCosts,
         framework_ps: int,
         keep_steps: bool = True,
+        times: CollectiveTimes | None = None,
     ) -> None:
-        self._keep_steps = keep_steps
+        self._keep_steps, self._times = keep_steps, times
         self._worker, self._batcher, self._experts = worker, batcher, experts
         self._dense = DenseTables(dense, framework_ps)
         self._preparer = Preparer(batcher.plan, batcher.steps)
@@ -131,7 +134,8 @@ class Stretches:
         else:
             experts_ps = self._experts.launches(self._counts(requests, steps)).sum(axis=1)
             lasts_ps = experts_ps.sum(axis=1)
-        ends_ps = np.add.accumulate(lasts_ps + dense_ps[:, 3])
+        sums_ps = self._times.step_ps(count, count) if self._times is not None else 0
+        ends_ps = np.add.accumulate(lasts_ps + dense_ps[:, 3] + sums_ps)
         ends_ps += time_ps
         if arrival_ps is not None and ends_ps[-1] >= arrival_ps:
             steps = int(ends_ps.searchsorted(arrival_ps)) + 1
@@ -148,6 +152,7 @@ class Stretches:
             dense_ps=dense_ps[:steps],
             experts_ps=None if experts_ps is None else experts_ps[:steps],
             last=steps == left,
+            sums_ps=sums_ps,
         )
 
     def _active(self, requests: list[Request], steps: int) -> np.ndarray:
@@ -183,18 +188,21 @@ class Stretches:
         dense_ps = self._dense.mixed(contexts, prompts, sampled)
         experts_ps = self._experts.launches(counts).sum(axis=0)
         batch, last = self._batcher.batch_of(parts)
+        total = sum([tokens for _, tokens in parts])
+        sums_ps = self._times.step_ps(total, sampled) if self._times is not None else 0
         return _Stretch(
             batch=batch,
             prompt_tokens=sum([tokens for _, tokens in chunks]),
-            tokens=sum([tokens for _, tokens in parts]),
+            tokens=total,
             requests=[request.id for request, _ in parts],
             contexts=[request.context_after(tokens) for request, tokens in parts],
             start_ps=time_ps,
-            ends_ps=np.array([time_ps + int(dense_ps[3]) + int(experts_ps.sum())]),
+            ends_ps=np.array([time_ps + int(dense_ps[3]) + int(experts_ps.sum()) + sums_ps]),
             active=(counts > 0).sum(axis=1)[None],
             dense_ps=dense_ps[None],
             experts_ps=experts_ps[None],
             last=last,
+            sums_ps=sums_ps,
         )
 
     def _flush(self, number: int) -> None:
@@ -226,19 +234,21 @@ class Stretches:
         for prefill, counters in enumerate(worker.layer_counts):
             for layer, hits in enumerate(active[numbers["prefill"] == prefill].sum(axis=0, dtype=np.int64).tolist()):
                 counters[layer][0] += hits
-        worker.busy_ps += int(parts_ps.sum())
+        waited_ps = dict(zip(worker.path.names, parts_ps.T, strict=True))
+        if self._times is not None:
+            waited_ps[CATEGORY] = np.repeat([stretch.sums_ps for stretch in pending], steps)
+        worker.busy_ps += int(sum(ps.sum() for ps in waited_ps.values()))
         if self._keep_steps:
             lengths = np.repeat([len(stretch.requests) for stretch in pending], steps)
             contexts = [(np.array(s.contexts) + np.arange(len(s.ends_ps))[:, None]).ravel() for s in pending]
             requests = np.concatenate([np.tile(stretch.requests, len(stretch.ends_ps)) for stretch in pending])
             lists = {"requests": (requests, lengths), "kv_tokens": (np.concatenate(contexts), lengths)}
-            waited_ps = dict(zip(worker.path.names, parts_ps.T, strict=True))
             worker.records.extend(len(ends_ps), numbers, lists, {"waited_ps": waited_ps})
         else:
-            self._add_sums(numbers, parts_ps)
+            self._add_sums(numbers, waited_ps)
         self._pending, self._steps = [], 0
 
-    def _add_sums(self, numbers: dict[str, np.ndarray], parts_ps: np.ndarray) -> None:
+    def _add_sums(self, numbers: dict[str, np.ndarray], waited_ps: dict[str, np.ndarray]) -> None:
         """One record for all steps of a kind: with or without prompts, of warm-up or not. It lasts as long as they."""
         warm = numbers["batch"] < self._batcher.plan.workload.warmup_requests
         kinds = 2 * warm + numbers["prefill"]
@@ -249,9 +259,9 @@ class Stretches:
                 sums[name] = numbers[name][of_it][-1:]
             sums["end_ps"] = sums["start_ps"] + sums["busy_ps"]
             nothing = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-            waited_ps = dict(zip(self._worker.path.names, parts_ps[of_it].sum(axis=0)[:, None], strict=True))
+            waited = {name: ps[of_it].sum(keepdims=True) for name, ps in waited_ps.items()}
             lists = {"requests": nothing, "kv_tokens": nothing}
-            self._worker.records.extend(1, sums, lists, {"waited_ps": waited_ps})
+            self._worker.records.extend(1, sums, lists, {"waited_ps": waited})
 
     def _parts_ps(self, by_active: np.ndarray) -> np.ndarray:
         """What the pending steps took by what bounds it, [steps, 3]; `by_active`: whose experts are still to be looked

@@ -34,7 +34,7 @@ def to_ps_array(duration_s: np.ndarray) -> np.ndarray:
     return np.rint(np.asarray(duration_s, dtype=np.float64) * PS_PER_S).astype(np.int64)
 
 
-class _Kept(dict[Any, T]):
+class Kept(dict[Any, T]):
     """What was made for a key; the oldest go when there are more than `most`.
 
     Keys may hold the id of an object if what is kept holds the object itself.
@@ -66,7 +66,7 @@ class DenseCosts:
         self.model = self._model = model
         self._device = device
         self._ideal = ideal
-        self._kept: _Kept[list[tuple[Parts, ...]]] = _Kept(KEPT_BLOCKS)
+        self._kept: Kept[list[tuple[Parts, ...]]] = Kept(KEPT_BLOCKS)
         moe = set(model.moe_layers)
         self._kinds = [
             (
@@ -97,9 +97,9 @@ class DenseCosts:
         return self._kept.of(key, lambda: self._table(block, mine))
 
     def _table(self, block: Block, mine: list[int] | None) -> list[tuple[Parts, ...]]:
-        tokens = np.array([sum(_of(row, mine)) for row in block.request_tokens], dtype=np.float64)
+        tokens = np.array([sum(rows_of_requests(row, mine)) for row in block.request_tokens], dtype=np.float64)
         wanted = block.samples or [[1] * len(row) for row in block.kv_tokens]
-        sampled = np.array([sum(_of(row, mine)) for row in wanted], dtype=np.float64)
+        sampled = np.array([sum(rows_of_requests(row, mine)) for row in wanted], dtype=np.float64)
         ends_s = self.embedding_s(tokens), self.head_s(sampled)
         cache: dict[int, np.ndarray] = {}
         rows: dict[Stretch, list[Parts]] = {}
@@ -127,8 +127,8 @@ class DenseCosts:
 
     def _layer(self, layer: int, block: Block, mine: list[int] | None, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds. Attention is summed over the requests of a step, the rest is batched."""
-        kv = np.array([_of(row, mine) for row in block.kv_tokens], dtype=np.float64)
-        new = np.array([_of(row, mine) for row in block.request_tokens], dtype=np.float64)
+        kv = np.array([rows_of_requests(row, mine) for row in block.kv_tokens], dtype=np.float64)
+        new = np.array([rows_of_requests(row, mine) for row in block.request_tokens], dtype=np.float64)
         if kv.shape[1] == 0:
             return np.zeros((len(tokens), 3))
         return self.tokenwise_s(layer, tokens) + self.attention_s(layer, new, kv, block.mixed)
@@ -213,7 +213,8 @@ def _joined(work: Work, there: np.ndarray) -> Work:
     )
 
 
-def _of(row: list[int], mine: list[int] | None) -> list[int]:
+def rows_of_requests(row: list[int], mine: list[int] | None) -> list[int]:
+    """Of one number for each request of a step, those of `mine` (None: all)."""
     return row if mine is None else [row[i] for i in mine if i < len(row)]
 
 
@@ -343,7 +344,7 @@ class _KernelTable:
             model.linear_dtype or model.dtype,
         )
         self._floor = _AdditiveTable(origin, model, device, True)
-        self._kept: _Kept[Parts] = _Kept(KEPT_LAUNCHES)
+        self._kept: Kept[Parts] = Kept(KEPT_LAUNCHES)
         self._per_count = np.zeros((0, 4 + len(TILES)), dtype=np.int64)
 
     def together(self, tokens: Sequence[int]) -> Parts:
@@ -427,5 +428,5 @@ class _KernelTable:
         return overhead_ps + busy_ps, split
 
 
-_DENSE: _Kept[DenseCosts] = _Kept(KEPT_COSTS)
-_EXPERTS: _Kept[_AdditiveTable | _KernelTable] = _Kept(KEPT_COSTS)
+_DENSE: Kept[DenseCosts] = Kept(KEPT_COSTS)
+_EXPERTS: Kept[_AdditiveTable | _KernelTable] = Kept(KEPT_COSTS)

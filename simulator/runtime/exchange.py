@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from simpy.events import Event
 
 from simulator.engine import Clock, Fabric, Lane, Transfer
 from simulator.plan import Group, Step
+from simulator.policies.pipeline.base import Op
 from simulator.runtime.path import Snapshot
+from simulator.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
@@ -30,84 +32,108 @@ class _Post:
 
 
 class Exchange:
-    """Requests are dealt to workers round-robin; experts belong to `owners[layer, expert]`.
+    """Requests are dealt to attention groups round-robin; experts belong to the part `owners[layer, expert]`.
 
     A token's activation goes once to each other worker that owns one of its experts, and one
-    partial sum comes back: `hidden_bytes` each. `lanes[src, dst]` carry them.
+    partial sum comes back: `hidden_bytes` each. `lanes[src, dst]` carry them. Under a layout each GPU of a group sends
+    its share of the group's tokens, to every GPU that holds a slice; a worker's messages are those of the one GPU that
+    is simulated. `workers` says for each task whose it is.
     """
 
     def __init__(
         self,
         clock: Clock,
         fabric: Fabric,
-        workers: int,
+        ranks: Ranks,
         owners: np.ndarray,
         lanes: dict[tuple[int, int], Lane],
         hidden_bytes: int,
+        workers: dict[int, int],
     ) -> None:
         self._clock = clock
         self._fabric = fabric
-        self._workers = workers
+        self._ranks, self._task_workers = ranks, workers
+        self._workers, self._width = len(ranks.places), ranks.per_stage
         self._owners = owners
         self._lanes = lanes
         self._hidden_bytes = hidden_bytes
         self._posts: dict[tuple[int, int, int], _Post] = {}
         self._waiting: dict[tuple[int, int, int], list[tuple[Event, int]]] = {}
         self._message_bytes: dict[int, list[list[list[int]]]] = {}
-        self._blob_owner = owners.ravel().tolist()
+        self._mine = [mask.tolist() for mask in owned(ranks, owners)]
 
     def requests_of(self, rank: int, slots: list[int]) -> list[int]:
         """Indices of the requests, at these places of their batch, that worker `rank` serves."""
-        return [index for index, slot in enumerate(slots) if slot % self._workers == rank]
+        place = self._ranks.places[rank]
+        return [index for index, slot in enumerate(slots) if slot % self._ranks.groups == place.group]
 
     def own(self, rank: int, step: Step) -> tuple[list[Group], list[list[int]] | None]:
         """Groups and guesses of a step, reduced to the experts that worker `rank` owns."""
-        owner = self._blob_owner
+        own = self._mine[rank]
         groups: list[Group] = []
         for blobs, counts in step.groups:
             if counts is None:
-                groups.append(([blob for blob in blobs if owner[blob] == rank], None))
+                groups.append(([blob for blob in blobs if own[blob]], None))
             else:
-                mine = [(b, c) for b, c in zip(blobs, counts, strict=True) if owner[b] == rank]
+                mine = [(b, c) for b, c in zip(blobs, counts, strict=True) if own[b]]
                 groups.append(([b for b, _ in mine], [c for _, c in mine]))
         guesses = step.guesses
         if guesses is not None:
-            guesses = [[blob for blob in row if owner[blob] == rank] for row in guesses]
+            guesses = [[blob for blob in row if own[blob]] for row in guesses]
         return groups, guesses
 
     def own_scores(self, rank: int, step: Step) -> list[list[float]] | None:
         """Scores beside the guesses of a step, reduced like these to the experts that worker `rank` owns."""
         if step.scores is None or step.guesses is None:
             return None
-        owner = self._blob_owner
+        own = self._mine[rank]
         both = zip(step.guesses, step.scores, strict=True)
-        return [[s for blob, s in zip(*row, strict=True) if owner[blob] == rank] for row in both]
+        return [[s for blob, s in zip(*row, strict=True) if own[blob]] for row in both]
 
     def message_bytes(self, number: int, step: Step) -> list[list[list[int]]]:
-        """Bytes of activations [layer][src][dst] from worker to worker in step `number`, own excluded."""
+        """Bytes of activations [layer][src][dst] from worker to worker of a stage in step `number`; of those that a
+        GPU sends itself, none."""
         sizes = self._message_bytes.get(number)
         if sizes is None:
-            layers = np.arange(len(self._owners))[None, :, None]
-            pairs = np.zeros((len(self._owners), self._workers, self._workers), dtype=np.int64)
+            ranks, layers = self._ranks, np.arange(len(self._owners))[None, :, None]
+            counts = np.zeros((len(self._owners), ranks.groups, ranks.parts), dtype=np.int64)
             for slot, rows in zip(step.block.slots, step.rows, strict=True):
-                source = slot % self._workers
                 owners = np.where(rows >= 0, self._owners[layers, np.maximum(rows, 0)], -1)
-                for target in range(self._workers):
-                    if target != source:
-                        pairs[:, source, target] += (owners == target).any(axis=2).sum(axis=0)
-            sizes = self._message_bytes[number] = (pairs * self._hidden_bytes).tolist()
+                for part in range(ranks.parts):
+                    counts[:, slot % ranks.groups, part] += (owners == part).any(axis=2).sum(axis=0)
+            places = ranks.places[: self._width]
+            pairs = counts[:, [place.group for place in places]][:, :, [place.part for place in places]]
+            times = np.full((self._width, self._width), ranks.each) - np.eye(self._width, dtype=np.int64)
+            if ranks.each == 1:
+                times = 1 - np.eye(self._width, dtype=np.int64)
+            tp = ranks.layout.tp if ranks.layout is not None else 1
+            sizes = self._message_bytes[number] = (-(-pairs * times * self._hidden_bytes // tp)).tolist()
         return sizes
 
+    def busiest_bytes(self, number: int, step: Step) -> list[int]:
+        """For each layer of step `number`, what the busiest GPU sends to experts, or receives for its own."""
+        pairs = np.array(self.message_bytes(number, step), dtype=np.int64)
+        found: list[int] = np.maximum(pairs.sum(axis=1), pairs.sum(axis=2)).max(axis=1).tolist()
+        return found
+
     def send(
-        self, worker: Worker, number: int, task: int, step: Step, layer: int, t: int, back: bool
+        self, worker: Worker, number: int, task: int, step: Step, layer: int, t: int, op: Op
     ) -> Generator[Event, Any, None]:
-        """Post the end of a task at `t` with its messages: activations out, or results `back`."""
+        """Post the end of a task at `t` with its messages: activations out, results back, or on to the next stage."""
         if worker.must_sync(t):
             yield from worker.sync(t)
-        sizes = self.message_bytes(number, step)[layer]
-        messages = {}
-        for target in range(self._workers):
-            size = sizes[target][worker.rank] if back else sizes[worker.rank][target]
+        width, messages = self._width, {}
+        if op is Op.PASS:
+            tokens = zip(step.block.slots, step.rows, strict=True)
+            group, groups = self._ranks.places[worker.rank].group, self._ranks.groups
+            mine = sum(len(rows) for slot, rows in tokens if slot % groups == group)
+            sizes = {worker.rank + width: mine * self._hidden_bytes}
+        else:
+            first, pairs = worker.rank // width * width, self.message_bytes(number, step)[layer]
+            here = worker.rank - first
+            back = op is Op.COMBINE
+            sizes = {first + to: pairs[to][here] if back else pairs[here][to] for to in range(width)}
+        for target, size in sizes.items():
             if size:
                 message = Transfer(-1, size, True)
                 self._fabric.submit(self._lanes[worker.rank, target], message, t)
@@ -116,13 +142,23 @@ class Exchange:
             worker.recording.asked(worker.name, messages.values(), t)
         self._post(worker, (number, task, worker.rank), t, messages)
 
-    def gather(self, worker: Worker, key: tuple[int, tuple[int, ...]], t: int) -> Generator[Event, Any, int]:
-        """Wait until the tasks `key` = (step, ids) have ended everywhere and their messages are here."""
-        number, tasks = key
+    def post(self, worker: Worker, key: tuple[int, int, int], t: int) -> Generator[Event, Any, None]:
+        """Post the end of a task without messages; `key` = (step, task, worker)."""
+        if worker.must_sync(t):
+            yield from worker.sync(t)
+        self._post(worker, key, t, {})
+
+    def gather(self, worker: Worker, number: int, tasks: tuple[int, ...], t: int) -> Generator[Event, Any, int]:
+        """Wait until the tasks of these ids have ended in this step, and their messages are here."""
+        return self._gather(worker, number, [(self._task_workers[task], task) for task in tasks], t)
+
+    def _gather(
+        self, worker: Worker, number: int, tasks: Iterable[tuple[int, int]], t: int
+    ) -> Generator[Event, Any, int]:
         latest = t
         path: Snapshot | None = None
         last_message: tuple[_Post, Transfer] | None = None
-        for rank, task in enumerate(tasks):
+        for rank, task in tasks:
             post = yield from self._posted(worker, (number, task, rank), t)
             if rank != worker.rank and post.time_ps > latest:
                 latest, path, last_message = post.time_ps, post.path, None
@@ -146,7 +182,7 @@ class Exchange:
         if worker.must_sync(t):
             yield from worker.sync(t)
         self._post(worker, (number, _END, worker.rank), t, {})
-        latest = yield from self.gather(worker, (number, (_END,) * self._workers), t)
+        latest = yield from self._gather(worker, number, [(rank, _END) for rank in range(self._workers)], t)
         for key in [key for key in self._posts if key[0] < number]:
             del self._posts[key]
         self._message_bytes.pop(number - 1, None)
@@ -163,3 +199,10 @@ class Exchange:
             self._waiting.setdefault(key, []).append((event, worker.rank))
             yield event
         return self._posts[key]
+
+
+def owned(ranks: Ranks, owners: np.ndarray) -> list[np.ndarray]:
+    """For each worker, of which experts it holds all or a slice, bool [layers * experts]; `owners`: [layer, expert]."""
+    layers = len(owners)
+    stages = np.array([ranks.stage_of(layer, layers) for layer in range(layers)])[:, None]
+    return [((owners == place.part) & (stages == place.stage)).ravel() for place in ranks.places]

@@ -21,6 +21,7 @@ from simulator.residency import Partition, PolicyError, Tier
 from simulator.routing import Routing
 from simulator.runtime.adapt import Adapter
 from simulator.runtime.ahead import FetchedAhead
+from simulator.runtime.collectives import Collectives
 from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
@@ -29,7 +30,7 @@ from simulator.runtime.path import Path
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
 
-DENSE, EXPERTS, COMBINE, TAIL = Op.DENSE, Op.EXPERTS, Op.COMBINE, Op.TAIL
+DENSE, EXPERTS, TAIL = Op.DENSE, Op.EXPERTS, Op.TAIL
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class Worker(Stream):
         adapter: Adapter | None = None,
         routing: Routing | None = None,
         swap_lanes: tuple[Lane, Lane] | None = None,
+        collectives: Collectives | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -120,6 +122,7 @@ class Worker(Stream):
         self._execution = execution
         self._cpu = cpu
         self._exchange = exchange
+        self._collectives = collectives
         self.recording: Recorder | None = None  # the recorder, in steps that it records
         self._recorder = recorder
         self._management = management if any(management) else None
@@ -160,6 +163,8 @@ class Worker(Stream):
                 block = step.block
                 mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
                 table = self._dense.table(block, mine)
+                if self._collectives is not None:
+                    self._collectives.load(block, mine)
                 if self._framework_ps:
                     table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
             t = yield from self._step(number, step, table[step.row], t)
@@ -167,7 +172,7 @@ class Worker(Stream):
         self.end_ps = t
 
     def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
-        path, exchange, tier = self.path, self._exchange, self.tier
+        path, exchange, collectives, tier = self.path, self._exchange, self._collectives, self.tier
         recorder = self.recording = self._recorder.begin(number, step, t) if self._recorder is not None else None
         path.begin(t)
         ends, parts = path.ends, path.parts
@@ -194,7 +199,7 @@ class Worker(Stream):
         for op, layer, after, task in self._chain:
             if after:
                 assert exchange is not None
-                t = yield from exchange.gather(self, (number, after), t)
+                t = yield from exchange.gather(self, number, after, t)
             if op is EXPERTS:
                 if scores is not None:
                     self._work.scores = scores[layer]
@@ -209,9 +214,11 @@ class Worker(Stream):
                     if recorder is not None:
                         label, routed = (f"dense {layer}", layer) if op is DENSE else ("tail", -1)
                         recorder.ran(self.name, label, (t - duration, t), op.name.lower(), routed)
+            elif collectives is not None and op in collectives.ops:
+                t = yield from collectives.run(self, number, task, op, step, layer, t)
             else:
                 assert exchange is not None
-                yield from exchange.send(self, number, task, step, layer, t, op is COMBINE)
+                yield from exchange.send(self, number, task, step, layer, t, op)
         self.busy_ps += busy
         if exchange is not None:
             t = yield from exchange.meet(self, number, t)

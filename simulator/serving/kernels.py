@@ -14,8 +14,8 @@ from hwmodels.kernel_times import Choice, KernelTimes
 from hwmodels.kernels import Kernel, kernels
 from hwmodels.operators import Array, Work
 from hwmodels.predict import fitted
+from simulator.layout import Layout
 from simulator.model import ModelSpec
-from simulator.serving.layout import Layout
 from simulator.serving.precision import BITS, Precision
 
 ROUTING = "power_law_1.01"

@@ -12,11 +12,11 @@ from functools import cached_property
 
 import numpy as np
 
+from hwmodels.collectives import all_reduce_s, gather_s
 from hwmodels.operators import ACTIVATION_BYTES, Array
+from simulator.layout import Layout
 from simulator.model import ModelSpec
 from simulator.serving.kernels import ServingKernels
-from simulator.serving.layout import Layout
-from simulator.serving.messages import all_reduce_s, gather_s
 from simulator.serving.precision import Precision
 
 GRID = np.unique(np.round(2.0 ** np.arange(0, 15.5, 0.5)))

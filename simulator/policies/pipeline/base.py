@@ -14,7 +14,8 @@ class Op(IntEnum):
     DENSE: all work of the layers up to and including the router of routed layer `layer` (attention,
     norms, dense feed-forward, shared experts); EXPERTS: look-up, loads, expert computation; DISPATCH
     and COMBINE: send activations to the experts' owners and back; TAIL: layers after the last routed
-    one, final norm and LM head.
+    one, final norm and LM head. Under a layout also REDUCE: sums within an attention group, of all layers of the DENSE
+    or TAIL before it; JOIN: the sum of the experts' outputs over all GPUs; PASS: activations to the next stage.
     """
 
     DENSE = 0
@@ -22,6 +23,9 @@ class Op(IntEnum):
     EXPERTS = 2
     COMBINE = 3
     TAIL = 4
+    REDUCE = 5
+    JOIN = 6
+    PASS = 7
 
 
 @dataclass(frozen=True)

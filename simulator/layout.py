@@ -28,6 +28,11 @@ class Layout:
             if getattr(self, name) < 1:
                 raise ModelError(f"layout: {name} must be at least 1, got {getattr(self, name)}.")
 
+    def __str__(self) -> str:
+        """TP 4 x DP 2, experts TP 1 x EP 8, PP 1."""
+        experts = f"experts TP {self.moe_tp} x EP {self.moe_ep}"
+        return f"TP {self.tp} x DP {self.attention_dp}, {experts}, PP {self.pp}"
+
     @property
     def gpus(self) -> int:
         """GPUs of one stage."""
@@ -51,6 +56,10 @@ class Layout:
             shared_intermediate=ceil(spec.shared_intermediate / self.tp),
             vocab=ceil(spec.vocab / self.tp),
         )
+
+    def slice_of(self, spec: ModelSpec) -> ModelSpec:
+        """The model with routed experts of the width that one GPU holds, rounded up."""
+        return replace(spec, expert_intermediate=ceil(spec.expert_intermediate / self.moe_tp))
 
     def weight_bytes(self, spec: ModelSpec) -> float:
         """Stored bytes on one GPU; what is not a routed expert is taken to be cut `tp` ways."""

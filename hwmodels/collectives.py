@@ -1,4 +1,4 @@
-"""What GPUs of a layout send each other in a layer, by the fitted kernel models of collectives."""
+"""What the GPUs of a layout send each other in a layer, by the fitted kernel models of collectives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from hwmodels.datasheet import Datasheet
 from hwmodels.kernels import kernels
+from hwmodels.kernels.expert_exchange import WIDTH
 from hwmodels.operators import Array
 from hwmodels.predict import fitted
 
@@ -48,6 +49,43 @@ def gather_s(sheet: Datasheet, gpus: int, size_bytes: Array, operation: str = "a
             seconds + (nodes - 1) * NETWORK_HOP_S + size_bytes / inside * (nodes - 1) / nodes / (sheet.node_bytes_per_s)
         )
     return np.asarray(seconds)
+
+
+def exchange_s(
+    sheet: Datasheet,
+    engine: str,
+    gpus: int,
+    shape: tuple[int, int, int],
+    size_bytes: Array,
+    phase: str,
+    decode: bool,
+) -> Array:
+    """Seconds in which `gpus` GPUs send tokens to their experts (phase "dispatch") or results back ("combine"), when
+    the busiest of them sends or receives `size_bytes`, a token once to each GPU.
+
+    shape: hidden size, top-k, experts. DeepEP's kernels of the engine: those of low latency for `decode`, else those of
+    high throughput (hwmodels.kernels.expert_exchange). These take tokens that are routed uniformly: they are given as
+    many on each GPU as would then send so many bytes, n = bytes / (2 hidden · g (1 − (1 − 1/g)^k) · (g − 1) / g).
+    """
+    hidden, top_k, experts = shape
+    framework, kernel = (
+        ("vLLM", "deepep_ll" if decode else "deepep_ht")
+        if engine == "VLLM"
+        else ("TRTLLM", "trtllm_deepep_ll" if decode else "trtllm_deepep_ht")
+    )
+    reached = gpus * (1.0 - (1.0 - 1.0 / gpus) ** top_k) * (gpus - 1.0) / gpus
+    tokens = size_bytes / (WIDTH["bfloat16"] * hidden * reached)
+    group = f"{framework}/{kernel}/{phase}"
+    model = kernels()["expert_all_to_all"]
+    found = fitted("expert_all_to_all").values(model, group, sheet)
+    assert found is not None  # these groups are fitted
+    texts = {"framework": framework, "comm_backend": kernel, "phase": phase, "comm_dtype": "bfloat16"}
+    numbers = {"ep_size": gpus, "node_num": -(-gpus // NODE_GPUS.get(sheet.name, 8)), "hidden_size": hidden}
+    numbers |= {"topk": top_k, "num_experts": experts}
+    rows = {name: np.full(len(tokens), text, dtype=object) for name, text in texts.items()}
+    rows |= {name: np.full(len(tokens), float(value)) for name, value in numbers.items()}
+    rows["num_tokens"] = tokens
+    return np.asarray(np.where(tokens > 0, model.seconds(rows, sheet, found[0]), 0.0))
 
 
 def _answer(name: str, group: str, sheet: Datasheet, gpus: int, size_bytes: Array) -> Array:

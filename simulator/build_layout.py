@@ -1,0 +1,128 @@
+"""Assembling what several GPUs of a run share: the task graph, messages, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hwmodels.operators import ACTIVATION_BYTES
+from simulator.engine import Clock, Fabric, Lane, to_ps
+from simulator.policies.pipeline.base import PipelinePolicy, Task
+from simulator.policies.pipeline.plain import PlainPipeline
+from simulator.runtime.collectives import CATEGORY, MESSAGES, Collectives, CollectiveTimes
+from simulator.runtime.costs import DenseCosts
+from simulator.runtime.exchange import Exchange
+from simulator.runtime.layout_tasks import layout_tasks
+from simulator.runtime.ranks import Ranks
+from simulator.runtime.shares import Shares
+from simulator.scenario import Scenario, ScenarioError
+
+LaneMaker = Callable[[str, str, str, str], Lane]  # name, from, to, category
+
+
+def check_layout(scenario: Scenario, ranks: Ranks, lockstep: bool) -> list[str]:
+    """Refuse what a layout does not go with. Returns remarks. Raises ScenarioError."""
+    layout, platform = ranks.layout, scenario.platform
+    if layout is None:
+        if scenario.settings.collectives is not None:
+            raise ScenarioError(
+                f"settings.collectives is {scenario.settings.collectives}, but there is no layout; expected one, such"
+                " as layout.tp, or null."
+            )
+        return []
+    if layout.pp > 1 and not lockstep:
+        raise ScenarioError(
+            f"layout.pp is {layout.pp}, but where requests come and go a step runs through all stages before the next"
+            " one begins; expected policy/scheduling=lockstep, or layout.pp=1."
+        )
+    if layout.pp > len(scenario.model.moe_layers):
+        raise ScenarioError(
+            f"layout.pp is {layout.pp}; expected at most the {len(scenario.model.moe_layers)} routed layers of"
+            f" {scenario.model.name}."
+        )
+    if layout.moe_tp > ranks.each and platform.device(platform.home).kind == "ssd":
+        raise ScenarioError(
+            f"layout.moe_tp is {layout.moe_tp} and slices of an expert are loaded by several simulated GPUs; from the"
+            f" ssd '{platform.home}' expected layout.moe_tp=1, or one that divides layout.tp."
+        )
+    remarks = [ranks.remark] if ranks.remark else []
+    if ranks.each > 1:
+        remarks.append(
+            f"one GPU of {ranks.each} that do the same is simulated: tables show its steps, transfers and memory, the"
+            f" summary the bytes of all {ranks.each}"
+        )
+    return remarks
+
+
+def task_graph(policy: PipelinePolicy, layers: int, ranks: Ranks) -> list[Task]:
+    """The graph of a step: that of the policy, or with a layout its own. Raises ScenarioError if both are asked for."""
+    if ranks.layout is None:
+        return policy.tasks(layers, len(ranks.places))
+    if type(policy) is not PlainPipeline:
+        raise ScenarioError(f"policy/pipeline {type(policy).__name__} has no layouts; expected plain, or no layout.")
+    return layout_tasks(layers, ranks)
+
+
+def make_exchange(
+    scenario: Scenario,
+    ranks: Ranks,
+    owners: np.ndarray,
+    clock: Clock,
+    fabric: Fabric,
+    lane: LaneMaker,
+    tasks: list[Task],
+) -> Exchange:
+    """How workers meet. Lanes between all pairs of a stage, and from each stage to the next."""
+    width, lanes = ranks.per_stage, {}
+    for a, src in enumerate(ranks.places):
+        for b, dst in enumerate(ranks.places):
+            if src.stage == dst.stage and a != b:
+                lanes[a, b] = lane(f"{src.name}->{dst.name}", src.name, dst.name, MESSAGES)
+            elif a == b and ranks.each > 1:
+                lanes[a, b] = lane(f"{src.name}->{src.gpus[1]}", src.name, src.gpus[1], MESSAGES)
+            elif b == a + width:
+                lanes[a, b] = lane(f"{src.name}->{dst.name}", src.name, dst.name, "pipeline")
+    workers = {task.id: task.worker for task in tasks}
+    hidden_bytes = scenario.model.hidden * ACTIVATION_BYTES
+    return Exchange(clock, fabric, ranks, owners, lanes, hidden_bytes, workers)
+
+
+def collective_times(scenario: Scenario, ranks: Ranks, shares: Shares) -> CollectiveTimes | None:
+    """Fitted durations of the sums of a layout; None where they are transfers on the links, or there is no layout."""
+    layout, how = ranks.layout, scenario.settings.collectives
+    device = scenario.platform.device(ranks.places[0].name)
+    if layout is None or how == "links" or (how is None and not device.datasheet):
+        return None
+    return CollectiveTimes(layout, scenario.model, DenseCosts.of(shares.part, device).stretches, device)
+
+
+def make_collectives(
+    scenario: Scenario,
+    ranks: Ranks,
+    shares: Shares,
+    index: int,
+    times: CollectiveTimes | None,
+    lane: LaneMaker,
+    exchange: Exchange | None,
+) -> Collectives | None:
+    """Those of one worker; None without a layout. On the links its GPUs send to the next one of their attention group
+    each: one transfer stands for them, over the slowest of these ways."""
+    layout, platform = ranks.layout, scenario.platform
+    if layout is None:
+        return None
+    way = None
+    if times is None and layout.tp > 1:
+        ways = [(src, dst) for src, dst, _ in ranks.ring(index)]
+
+        def slowness(ends: tuple[str, str]) -> tuple[float, float]:
+            rate = min(rate / ranks.weights.get(name, 1) for name, rate in platform.media(*ends))
+            return -rate, sum(link.latency_s for link in platform.route(*ends))
+
+        src, dst = max(ways, key=slowness)
+        way = lane(f"ring {src}->{dst}", src, dst, CATEGORY)
+    device = platform.device(ranks.places[index].name)
+    stretches = DenseCosts.of(shares.part, device).stretches
+    exchanged = scenario.settings.collectives == "calibrated"
+    launch_ps = to_ps(device.launch_overhead_s)
+    return Collectives(layout, scenario.model, stretches, times, way, launch_ps, exchange, exchanged)
