@@ -13,6 +13,7 @@ from hwmodels.datasheet import find_datasheet
 from hwmodels.device import Device, Link, ReadRate, check_device, check_link
 from hwmodels.efficiency import efficiency
 from hwmodels.errors import PlatformError
+from hwmodels.repeated import repeated_devices, repeated_links
 from hwmodels.strict import strict
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Platform:
         Raises PlatformError: one sentence which names `where`, the field and what was expected.
         """
         fields = strict(_Fields, mapping, where, PlatformError)
-        devices = _named_devices(fields.devices, where)
-        links = [strict(Link, link, where, PlatformError, f"links[{index}]") for index, link in enumerate(fields.links)]
+        devices = _named_devices(repeated_devices(fields.devices, where), where)
+        links = [strict(Link, link, where, PlatformError, at) for at, link in repeated_links(fields.links, where)]
         _check_links(links, devices, where)
         _check_roles(fields, devices, where)
         platform = cls(
@@ -138,6 +139,15 @@ class Platform:
         return self._routes[start, end]
 
     @cached_property
+    def _links_of(self) -> dict[str, list[Link]]:
+        """Device -> its links, in their order."""
+        found: dict[str, list[Link]] = {name: [] for name in self.devices}
+        for link in self.links:
+            found[link.a].append(link)
+            found[link.b].append(link)
+        return found
+
+    @cached_property
     def _routes(self) -> dict[tuple[str, str], tuple[Link, ...]]:
         return {}
 
@@ -152,9 +162,9 @@ class Platform:
             if place in seen:
                 continue
             seen.add(place)
-            for link in self.links:
-                if place in (link.a, link.b):
-                    onward = link.b if link.a == place else link.a
+            for link in self._links_of.get(place, ()):
+                onward = link.b if link.a == place else link.a
+                if onward not in seen:
                     key = latency_s + link.latency_s, hops + 1, (*names, link.name)
                     heapq.heappush(ahead, (*key, onward, (*route, link)))
         raise PlatformError(f"platform '{self.name}' has no route from '{start}' to '{end}'.")

@@ -77,6 +77,11 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
     "platform": {
         "a100_host": "A100",
         "t4_host": "T4",
+        "dgx_v100": "8 × V100 32 GB",  # noqa: RUF001
+        "dgx_a100_40": "8 × A100 40 GB",  # noqa: RUF001
+        "a100_40_x4": "4 × A100 40 GB",  # noqa: RUF001
+        "dgx_h100": "8 × H100",  # noqa: RUF001
+        "two_dgx_h100": "2 nodes of 8 × H100",  # noqa: RUF001
         "two_rtx_3090": "2 × RTX 3090",  # noqa: RUF001
     },
 }
