@@ -68,7 +68,10 @@ def test_what_is_not_given_follows(given, found):
     ("given", "message"),
     [
         ({"tp": 3}, r"layout\.tp is 3; expected a divisor of the 8 GPUs of a stage\."),
-        ({"tp": 2, "attention_dp": 2}, r"layout\.tp \* layout\.attention_dp is 2 \* 2; expected the 8 GPUs of a stage\."),
+        (
+            {"tp": 2, "attention_dp": 2},
+            r"layout\.tp \* layout\.attention_dp is 2 \* 2; expected the 8 GPUs of a stage\.",
+        ),
         ({"tp": 0}, r"layout\.tp is 0; expected at least 1, or null\."),
         ({"gpus": 9}, r"layout\.gpus is 9; the platform has 8 workers\."),
         ({"pp": 3}, r"layout\.pp is 3; expected a divisor of the 8 GPUs\."),
@@ -181,24 +184,22 @@ def test_the_ring_and_the_fitted_sum_agree_on_nvlink(gpus):
 
 
 def test_the_busiest_gpu_sets_the_pace():
-    """Eight tokens to eight experts, or all to those of one GPU: then its four experts run there, one after another."""
+    """Four tokens ask for eight of 32 experts, two on each of four GPUs, or all on one: that one runs six more, each of
+    which reads its weights at 85 % of 10 GB/s."""
 
-    def step_s(rows):
-        trace = tiny_trace([[[[*pair]]] for pair in rows], 8)
-        model = tiny_model(1, 8, 2)
-        workload = Workload(batch_size=4)
-        layout = LayoutChoice(attention_dp=4)
-        made = run(model, trace, tiny_platform(4, peer_latency_s=0, peer_bytes_per_s=1e12), workload=workload,
-                   choice=system(placement=PopularFirst), layout=layout)  # fmt: skip
-        return made.run.workers, made.summary["duration_s"]
+    def steps(rows):
+        trace = tiny_trace([[[[*pair]]] for pair in rows], 32)
+        platform = tiny_platform(4, peer_latency_s=0, peer_bytes_per_s=1e12)
+        workload, layout = Workload(batch_size=4), LayoutChoice(attention_dp=4)
+        model, choice = tiny_model(1, 32, 2), system(placement=PopularFirst)
+        made = run(model, trace, platform, choice, workload, layout, cache_bytes=8 * EXPERT_BYTES)
+        return [worker.busy_ps for worker in made.run.workers], made.summary["duration_s"]
 
-    even, even_s = step_s([(0, 1), (2, 3), (4, 5), (6, 7)])
-    skewed, skewed_s = step_s([(0, 4), (0, 4), (0, 4), (0, 4)])
-    busy = [[worker.busy_ps for worker in workers] for workers in (even, skewed)]
-    assert len(set(busy[0])) == 1
-    assert busy[1][0] > busy[1][1] == busy[1][2] == busy[1][3]
-    assert skewed_s > even_s - 1e-9
-    assert sum(sum(row[0] for row in worker.layer_counts[0]) for worker in even) == 8
+    even, even_s = steps([(0, 1), (2, 3), (4, 5), (6, 7)])
+    skewed, skewed_s = steps([(0, 4), (8, 12), (16, 20), (24, 28)])
+    assert len(set(even)) == 1
+    assert skewed[0] > skewed[1] == skewed[2] == skewed[3]
+    assert skewed_s - even_s == pytest.approx(6 * EXPERT_BYTES / (1e10 * 0.85), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -280,11 +281,14 @@ def test_a_step_takes_about_as_long_as_the_closed_form_of_a_layout_says():
     (record, *_) = result.records
     logits_s = float(cost.head_s(tokens)[0])
     assert abs(record.waited_ps["all_reduce"] / 1e12 - messages) < logits_s
-    ours, theirs = (record.end_ps - record.start_ps) / 1e12, messages + float(
-        sum(v[0] for k, v in cost.parts_s(tokens).items() if k != "messages")
-    ) + logits_s + float(cost.decode_s(tokens, np.array([2.0]))[0])
-    print("runtime", ours, "closed form", theirs)
-    assert 0.8 < ours / theirs < 2.5
+    ours, theirs = (
+        (record.end_ps - record.start_ps) / 1e12,
+        messages
+        + float(sum(v[0] for k, v in cost.parts_s(tokens).items() if k != "messages"))
+        + logits_s
+        + float(cost.decode_s(tokens, np.array([2.0]))[0]),
+    )
+    assert 0.8 < ours / theirs < 1.4  # 1.17
 
 
 def test_what_layouts_do_not_go_with_is_one_sentence():
