@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from experiments import catalogue, schema
 from experiments.compose import choices, chosen
+from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
 from simulator.scenario import Settings
 from traces.synthesis.recipe import Recipe
@@ -27,6 +28,7 @@ DESCRIBED_BY = {  # whose docstrings tell of the keys below these
     "trace": Recipe,
     "workload": Workload,
     "settings": Settings,
+    "layout": LayoutChoice,
     "uncertainty": schema.UncertaintyFields,
 }
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.

@@ -151,7 +151,7 @@ def test_stages_take_as_long_as_one_gpu_and_the_way_between_them():
 @pytest.mark.parametrize("tp", [2, 4])
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_a_ring_moves_twice_what_each_gpu_lacks(tp, mirrored):
-    """All-reduces after attention and after experts, 3 layers, and the logits gathered; T = 2 (n - 1) (a + S / n / b)."""
+    """Sums after attention and after experts of 3 layers, and the logits gathered: T = 2 (n - 1) (a + S / n / b)."""
     result = tiny(tp, LayoutChoice(tp=tp, mirrored=mirrored), cache=None, roles={"placement": PopularFirst})
     lane = next(lane for lane in result.run.fabric.lanes if lane.name.startswith("ring"))
     summed = gathered = time_ps = 0
