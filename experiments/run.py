@@ -23,6 +23,7 @@ from hwmodels import Platform
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.scenario import Scenario, Settings, System
+from simulator.tenants.spec import Tenants
 from traces import Trace, data_path, open_trace
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def scenario_from_config(cfg: Mapping[str, Any]) -> Scenario:
         ),
         workload=Workload(**cfg["workload"]),
         settings=settings,
+        tenants=Tenants(**cfg["tenants"]),
     )
 
 

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from simulator.plan import Workload
 from simulator.policies import Policy
 from simulator.scenario import Settings, System
+from simulator.tenants.spec import Tenants
 
 # settings that stand at the top of the configuration, some in another unit
 _TOP_LEVEL = ("cache_bytes", "host_cache_bytes", "seed", "timeline", "reference")
@@ -37,6 +38,7 @@ def _fields(source: type, leave_out: tuple[str, ...] = ()) -> type:
 
 WorkloadFields = _fields(Workload)
 SettingsFields = _fields(Settings, _TOP_LEVEL)
+TenantsFields = _fields(Tenants)
 PolicyFields = dataclasses.make_dataclass(
     "Policies", [(role, dict[str, Any], field(default_factory=dict)) for role in roles()]
 )
@@ -111,6 +113,7 @@ class Config:
     policy: PolicyFields = field(default_factory=PolicyFields)  # type: ignore[valid-type]
     uncertainty: UncertaintyFields = field(default_factory=UncertaintyFields)
     settings: SettingsFields = field(default_factory=SettingsFields)  # type: ignore[valid-type]
+    tenants: TenantsFields = field(default_factory=TenantsFields)  # type: ignore[valid-type]
 
 
 def register() -> None:

@@ -23,6 +23,7 @@ from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.policies.scheduling.lockstep import Lockstep
 from simulator.policies.slots.base import SlotsPolicy
+from simulator.tenants.spec import Tenants
 from traces import Trace
 
 
@@ -106,6 +107,7 @@ class Scenario:
     system: System
     workload: Workload = field(default_factory=Workload)
     settings: Settings = field(default_factory=Settings)
+    tenants: Tenants = field(default_factory=Tenants)
 
 
 def check_fit(model: ModelSpec, trace: Trace) -> list[str]:

@@ -85,7 +85,9 @@ class StepMaker:
         ahead = min(AHEAD, *(request.rows - request.done for request in requests))
         contexts = [[request.context_after(1 + n) for request in requests] for n in range(ahead)]
         workers = [request.worker for request in requests]
-        self._block, self._row = Block(False, [[1] * len(requests)] * ahead, contexts, workers), 0
+        instances = [request.instance for request in requests]
+        self._block = Block(False, [[1] * len(requests)] * ahead, contexts, workers, instances=instances)
+        self._row = 0
         self._of = tuple((request.order, request.done) for request in requests)
         return self._block, 0
 
@@ -120,6 +122,7 @@ class StepMaker:
             [request.worker for request, _ in parts],
             mixed=any(request.done >= request.fresh for request, _ in parts),
             samples=None if all(samples) else [samples],
+            instances=[request.instance for request, _ in parts],
         )
         guesses, scores = self._plan.merged_guesses(prompts, following, beside)
         return Step(

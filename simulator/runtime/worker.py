@@ -21,7 +21,7 @@ from simulator.residency import Partition, PolicyError, Tier
 from simulator.routing import Routing
 from simulator.runtime.adapt import Adapter
 from simulator.runtime.ahead import FetchedAhead
-from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense, Parts
+from simulator.runtime.costs import DenseTable, ExpertCosts, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
@@ -86,7 +86,7 @@ class Worker(Stream):
         tasks: Sequence[Task],
         tier: Tier,
         loader: Loader,
-        dense: DenseCosts | HostedDense,
+        dense: DenseTable,
         expert_costs: ExpertCosts,
         prefetch: PrefetchPolicy,
         execution: ExecutionPolicy,

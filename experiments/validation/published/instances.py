@@ -1,0 +1,84 @@
+"""Figures of claims about several instances of a model on one machine, for `metric: {python: ...}`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.compose import compose_config
+from experiments.run import plain, scenario_from_config
+from simulator.build import Run, build
+from simulator.result import simulate
+from simulator.scenario import Scenario, ScenarioError
+from simulator.tenants.dense import Gateless
+
+MOST = 256  # instances
+
+
+def _scenario(overrides: Sequence[str]) -> Scenario:
+    return scenario_from_config(plain(compose_config([*overrides, "reference=false"])))
+
+
+def _built(overrides: Sequence[str], count: int, requests: int, tokens: int) -> Run | None:
+    """A run of so many instances, each of whose engines has KV cache for `requests` of `tokens`; None if not all of its
+    experts are resident from the start."""
+    scenario = _scenario([*overrides, f"tenants.count={count}"])
+    kv_bytes = scenario.tenants.engines * requests * scenario.model.kv_bytes(tokens)
+    settings = {"settings.kv_cache_bytes": kv_bytes, "workload.requests": 1, "workload.max_decode_tokens": 1}
+    scenario = _scenario([*overrides, f"tenants.count={count}", *(f"{key}={value}" for key, value in settings.items())])
+    try:
+        run = build(scenario)
+    except ScenarioError:  # the rest alone does not fit
+        return None
+    return run if len(run.initial) == len(run.tiers[0].sizes) else None
+
+
+def resident_instances(overrides: Sequence[str], requests: int, tokens: int) -> int:
+    """The most instances that a machine holds with all their experts, by the simulator's ledger.
+
+    Every engine has KV cache for `requests` of `tokens` each, and a workspace (settings.workspace_bytes).
+    """
+    fits, too_many = 0, 1
+    while too_many <= MOST and _built(overrides, too_many, requests, tokens) is not None:
+        fits, too_many = too_many, 2 * too_many
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _built(overrides, middle, requests, tokens) is not None:
+            fits = middle
+        else:
+            too_many = middle
+    return fits
+
+
+def instances_ratio(ours: Sequence[str], rival: Sequence[str], requests: int, tokens: int) -> float:
+    """How many times as many instances the first system holds."""
+    return resident_instances(ours, requests, tokens) / resident_instances(rival, requests, tokens)
+
+
+def memory_of_instances(overrides: Sequence[str], count: int, requests: int, tokens: int) -> float:
+    """Bytes that so many instances take in all: experts, other weights, KV cache and workspace."""
+    run = _built(overrides, count, requests, tokens)
+    if run is None:
+        raise ScenarioError(f"{count} instances do not fit the machine; expected fewer.")
+    return float(sum(m.dense_bytes + m.kv_bytes + m.workspace_bytes + m.cache_bytes for m in run.memories))
+
+
+def gate_share(overrides: Sequence[str]) -> float:
+    """Share of the time of decoding that a run's gates take: their products and the choice of experts."""
+    scenario = _scenario([*overrides, "workload.synthetic_prefill=false"])
+    result = simulate(scenario)
+    device = scenario.platform.device(scenario.platform.workers[0])
+    gates = Gateless(scenario.model, device)
+    instance_of = {request.id: request.instance for request in result.run.plan.served}
+    gate_s = total_s = 0.0
+    for record in result.records:
+        tokens = np.bincount([instance_of[request] for request in record.requests])
+        counts = [int(count) for count in tokens if count]
+        if scenario.tenants.count > 1 and scenario.tenants.fused_gate:
+            step_s = gates.gate_s(sum(counts), len(counts)).sum()
+        else:
+            step_s = sum(gates.gate_s(count).sum() for count in counts)
+        gate_s += float(step_s) * result.run.plan.layers
+        total_s += (record.end_ps - record.start_ps) / 1e12
+    return gate_s / total_s
