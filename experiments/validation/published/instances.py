@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,20 @@ from simulator.tenants.dense import Gateless
 MOST = 256  # instances
 
 
-def _scenario(overrides: Sequence[str]) -> Scenario:
-    return scenario_from_config(plain(compose_config([*overrides, "reference=false"])))
+def _scenario(overrides: Sequence[Any]) -> Scenario:
+    return scenario_from_config(plain(compose_config([*_flat(overrides), "reference=false"])))
 
 
-def _built(overrides: Sequence[str], count: int, requests: int, tokens: int) -> Run | None:
+def _flat(overrides: Sequence[Any]) -> Iterator[str]:
+    """Lists inside lists, as YAML anchors make them, opened."""
+    for item in overrides:
+        if isinstance(item, str):
+            yield item
+        else:
+            yield from _flat(item)
+
+
+def _built(overrides: Sequence[Any], count: int, requests: int, tokens: int) -> Run | None:
     """A run of so many instances, each of whose engines has KV cache for `requests` of `tokens`; None if not all of its
     experts are resident from the start."""
     scenario = _scenario([*overrides, f"tenants.count={count}"])
@@ -34,7 +44,7 @@ def _built(overrides: Sequence[str], count: int, requests: int, tokens: int) -> 
     return run if len(run.initial) == len(run.tiers[0].sizes) else None
 
 
-def resident_instances(overrides: Sequence[str], requests: int, tokens: int) -> int:
+def resident_instances(overrides: Sequence[Any], requests: int, tokens: int) -> int:
     """The most instances that a machine holds with all their experts, by the simulator's ledger.
 
     Every engine has KV cache for `requests` of `tokens` each, and a workspace (settings.workspace_bytes).
@@ -51,12 +61,12 @@ def resident_instances(overrides: Sequence[str], requests: int, tokens: int) -> 
     return fits
 
 
-def instances_ratio(ours: Sequence[str], rival: Sequence[str], requests: int, tokens: int) -> float:
+def instances_ratio(ours: Sequence[Any], rival: Sequence[Any], requests: int, tokens: int) -> float:
     """How many times as many instances the first system holds."""
     return resident_instances(ours, requests, tokens) / resident_instances(rival, requests, tokens)
 
 
-def memory_of_instances(overrides: Sequence[str], count: int, requests: int, tokens: int) -> float:
+def memory_of_instances(overrides: Sequence[Any], count: int, requests: int, tokens: int) -> float:
     """Bytes that so many instances take in all: experts, other weights, KV cache and workspace."""
     run = _built(overrides, count, requests, tokens)
     if run is None:
@@ -64,7 +74,7 @@ def memory_of_instances(overrides: Sequence[str], count: int, requests: int, tok
     return float(sum(m.dense_bytes + m.kv_bytes + m.workspace_bytes + m.cache_bytes for m in run.memories))
 
 
-def gate_share(overrides: Sequence[str]) -> float:
+def gate_share(overrides: Sequence[Any]) -> float:
     """Share of the time of decoding that a run's gates take: their products and the choice of experts."""
     scenario = _scenario([*overrides, "workload.synthetic_prefill=false"])
     result = simulate(scenario)
