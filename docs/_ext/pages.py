@@ -20,6 +20,7 @@ from experiments import catalogue, schema
 from experiments.compose import choices, chosen
 from simulator.plan import Workload
 from simulator.scenario import Settings
+from simulator.tenants.spec import Tenants
 from traces.synthesis.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,7 @@ DESCRIBED_BY = {  # whose docstrings tell of the keys below these
     "trace": Recipe,
     "workload": Workload,
     "settings": Settings,
+    "tenants": Tenants,
     "uncertainty": schema.UncertaintyFields,
 }
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.

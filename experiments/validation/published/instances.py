@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,19 @@ def _flat(overrides: Sequence[Any]) -> Iterator[str]:
             yield from _flat(item)
 
 
-def _built(overrides: Sequence[Any], count: int, requests: int, tokens: int) -> Run | None:
+def _smallest(overrides: Sequence[Any]) -> Scenario:
+    """The system with one token to serve: what it holds is not changed by that."""
+    return _scenario([*overrides, "workload.requests=1", "workload.max_decode_tokens=1"])
+
+
+def _built(scenario: Scenario, count: int, requests: int, tokens: int) -> Run | None:
     """A run of so many instances, each of whose engines has KV cache for `requests` of `tokens`; None if not all of its
     experts are resident from the start."""
-    scenario = _scenario([*overrides, f"tenants.count={count}"])
-    kv_bytes = scenario.tenants.engines * requests * scenario.model.kv_bytes(tokens)
-    settings = {"settings.kv_cache_bytes": kv_bytes, "workload.requests": 1, "workload.max_decode_tokens": 1}
-    scenario = _scenario([*overrides, f"tenants.count={count}", *(f"{key}={value}" for key, value in settings.items())])
+    tenants = replace(scenario.tenants, count=count)
+    kv_bytes = tenants.engines * requests * scenario.model.kv_bytes(tokens)
+    settings = replace(scenario.settings, kv_cache_bytes=kv_bytes)
     try:
-        run = build(scenario)
+        run = build(replace(scenario, tenants=tenants, settings=settings))
     except ScenarioError:  # the rest alone does not fit
         return None
     return run if len(run.initial) == len(run.tiers[0].sizes) else None
@@ -49,12 +54,13 @@ def resident_instances(overrides: Sequence[Any], requests: int, tokens: int) -> 
 
     Every engine has KV cache for `requests` of `tokens` each, and a workspace (settings.workspace_bytes).
     """
+    scenario = _smallest(overrides)
     fits, too_many = 0, 1
-    while too_many <= MOST and _built(overrides, too_many, requests, tokens) is not None:
+    while too_many <= MOST and _built(scenario, too_many, requests, tokens) is not None:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if _built(overrides, middle, requests, tokens) is not None:
+        if _built(scenario, middle, requests, tokens) is not None:
             fits = middle
         else:
             too_many = middle
@@ -68,7 +74,7 @@ def instances_ratio(ours: Sequence[Any], rival: Sequence[Any], requests: int, to
 
 def memory_of_instances(overrides: Sequence[Any], count: int, requests: int, tokens: int) -> float:
     """Bytes that so many instances take in all: experts, other weights, KV cache and workspace."""
-    run = _built(overrides, count, requests, tokens)
+    run = _built(_smallest(overrides), count, requests, tokens)
     if run is None:
         raise ScenarioError(f"{count} instances do not fit the machine; expected fewer.")
     return float(sum(m.dense_bytes + m.kv_bytes + m.workspace_bytes + m.cache_bytes for m in run.memories))
