@@ -14,8 +14,10 @@ from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.policies.gating.base import GatingPolicy
 from simulator.policies.gating.resident import ResidentOnly
+from simulator.policies.placement.cold import ColdStart
 from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.prediction.lookahead import LookaheadPrediction
+from simulator.policies.prediction.none import NoPrediction
 from simulator.policies.prediction.transition import TransitionPrediction
 from simulator.policies.scheduling.continuous import Continuous
 from simulator.policies.scheduling.lockstep import Lockstep
@@ -320,3 +322,38 @@ def test_tenants_of_a_list_must_be_instances(tmp_path, names, words):
 def test_a_list_s_tenants_are_instances_in_order_of_first_mention(tmp_path):
     listed = requests_file(tmp_path, [f"0,{name},{n}" for n, name in enumerate("bbab")])
     assert serve(Tenants(2), workload=Workload(file=listed)).requests.instance.tolist() == [0, 0, 1, 0]
+
+
+# ---- whatever they are
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_books_balance_and_an_event_for_every_operation_changes_nothing(seed):
+    rng = np.random.default_rng(seed)
+
+    def flag() -> bool:
+        return bool(rng.integers(2))
+
+    tenants = Tenants(int(rng.integers(2, 5)), int(rng.integers(0, 5)), flag(), flag(), flag())
+    pool = Identity.of(tenants, 4).pool
+    asked = {
+        "roles": {
+            "prediction": [NoPrediction, TransitionPrediction, LookaheadPrediction][rng.integers(3)],
+            "placement": [ColdStart, PopularFirst][rng.integers(2)],
+            "scheduling": partial(
+                Continuous, max_batch=4, token_budget=8, preempt=["recompute", "swap"][rng.integers(2)]
+            ),
+        },
+        "platform": tiny_platform(int(rng.integers(1, 3))),
+        "workload": Workload(requests=6),
+        "cache_bytes": int(rng.integers(3, 2 * pool + 1)) * EXPERT_BYTES,
+        "kv_cache_bytes": int(rng.integers(5, 12)) * 4 * 256,
+    }
+    one, other = (serve(tenants, stepwise=stepwise, **asked) for stepwise in (False, True))
+    assert steps_of(one) == steps_of(other)
+    assert one.request_rows == other.request_rows
+    assert one.requests.decode_tokens.tolist() == [8 + n for n in range(6)]
+    assert one.requests.instance.tolist() == [n % tenants.count for n in range(6)]
+    if not tenants.merged_steps:
+        instance = one.requests.set_index("request").instance
+        assert all(len({instance[request] for request in record.requests}) == 1 for record in one.records)
