@@ -102,12 +102,11 @@ def _some(block: Block, places: list[int]) -> Block:
     def of(rows: list[list[int]]) -> list[list[int]]:
         return [[row[place] for place in places] for row in rows]
 
-    new = of(block.request_tokens)
     return Block(
         prefill=block.prefill,
-        request_tokens=new,
+        request_tokens=of(block.request_tokens),
         kv_tokens=of(block.kv_tokens),
-        mixed=block.mixed and len({count > 1 for count in new[0]}) == 2,
+        mixed=block.mixed,
         samples=None if block.samples is None else of(block.samples),
     )
 

@@ -169,6 +169,17 @@ def test_instances_that_nobody_asks_leave_the_times_as_they_are(tmp_path, merged
     assert set(lonely.requests.instance) == {0}
 
 
+def test_an_engine_of_its_own_launches_its_own_experts_only(tmp_path):
+    """Kernels of experts take time for every expert that a launch can name."""
+    listed = requests_file(tmp_path, [f"{0.003 * n},a,{n}" for n in range(4)])
+    gpu = Platform.from_mapping(shipped("platform", "a100_host"))
+    plain, lonely = (
+        serve(tenants, workload=Workload(file=listed), platform=gpu)
+        for tenants in (Tenants(), Tenants(6, 2, **SEPARATE))
+    )
+    assert steps_of(plain) == steps_of(lonely)
+
+
 # ---- steps
 
 
@@ -234,6 +245,26 @@ def test_many_steps_at_once_are_the_same_steps(unique, fused):
     assert one.request_rows == other.request_rows
 
 
+def test_instances_that_follow_the_same_request_ask_for_experts_of_their_own(tmp_path):
+    listed = requests_file(tmp_path, ["0,a,0", "0,b,0", "0,b,1"])
+    one, other = (
+        serve(
+            Tenants(2, 2),
+            roles={"placement": PopularFirst},
+            workload=Workload(file=listed),
+            stepwise=stepwise,
+        )
+        for stepwise in (False, True)
+    )
+    assert steps_of(one) == steps_of(other)
+
+
+def test_policies_learn_from_requests_of_all_instances_by_the_pool_and_gates_by_their_own_numbers():
+    plan = serve(Tenants(2, 2), workload=Workload(requests=4)).run.plan
+    assert [int(rows.experts.max()) for rows in plan.training()] == [3, 5, 3, 5]
+    assert [int(rows.experts.max()) for rows in plan.training(pooled=False)] == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize("prediction", [LookaheadPrediction, TransitionPrediction])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_caches_and_predictions_see_one_pool(prediction, workers):
@@ -270,6 +301,22 @@ def test_gating_keeps_tokens_with_the_experts_of_their_own_instance():
     assert result.summary["substituted_weight_share"] > 0
     assert all(ids.max() < 4 and here == (4,) for ids, here in watched.seen)
     assert {len(ids) for ids, _ in watched.seen} > {1}
+
+
+class AsItIs(GatingPolicy):
+    """Chooses what the router chose."""
+
+    chooses = True
+
+    def choose(self, choice):
+        return choice.ids, choice.weights
+
+
+def test_a_gate_that_changes_nothing_changes_nothing():
+    plain, same = (
+        serve(Tenants(3, 2), roles=roles, cache_bytes=5 * EXPERT_BYTES) for roles in ({}, {"gating": AsItIs})
+    )
+    assert steps_of(plain) == steps_of(same)
 
 
 class NextExpert(GatingPolicy):
