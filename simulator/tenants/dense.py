@@ -15,7 +15,7 @@ from hwmodels import Device, operators
 from simulator.batching.dense_tables import DenseTables
 from simulator.model import ModelSpec
 from simulator.plan import Block
-from simulator.runtime.costs import DenseCosts, Parts, to_ps_array
+from simulator.runtime.costs import KEPT_BLOCKS, DenseCosts, Kept, Parts, to_ps_array
 
 GATE = ("router", "top-k")  # names of the operations of a gate, see ModelSpec.layer_dense_work
 
@@ -43,9 +43,15 @@ class InstanceCosts:
     def __init__(self, model: ModelSpec, device: Device, fused: bool) -> None:
         self.each = Gateless(model, device) if fused else DenseCosts.of(model, device)
         self._gates: dict[tuple[int, int], Parts] = {}
+        # by the block's id; with the block, so that nothing else gets its id
+        self._tables: Kept[tuple[Block, list[tuple[Parts, ...]]]] = Kept(KEPT_BLOCKS)
 
     def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
         """As `DenseCosts.table`."""
+        key = id(block), None if mine is None else tuple(mine)
+        return self._tables.of(key, lambda: (block, self._table(block, mine)))[1]
+
+    def _table(self, block: Block, mine: list[int] | None) -> list[tuple[Parts, ...]]:
         count = len(block.instances)
         there = range(count) if mine is None else [place for place in mine if place < count]
         places: dict[int, list[int]] = {}
