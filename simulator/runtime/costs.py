@@ -34,7 +34,7 @@ def to_ps_array(duration_s: np.ndarray) -> np.ndarray:
     return np.rint(np.asarray(duration_s, dtype=np.float64) * PS_PER_S).astype(np.int64)
 
 
-class Kept(dict[Any, T]):
+class _Kept(dict[Any, T]):
     """What was made for a key; the oldest go when there are more than `most`.
 
     Keys may hold the id of an object if what is kept holds the object itself.
@@ -66,7 +66,7 @@ class DenseCosts:
         self.model = self._model = model
         self._device = device
         self._ideal = ideal
-        self._kept: Kept[list[tuple[Parts, ...]]] = Kept(KEPT_BLOCKS)
+        self._kept: _Kept[list[tuple[Parts, ...]]] = _Kept(KEPT_BLOCKS)
         moe = set(model.moe_layers)
         self._kinds = [
             (
@@ -349,7 +349,7 @@ class _KernelTable:
             model.linear_dtype or model.dtype,
         )
         self._floor = _AdditiveTable(origin, model, device, True)
-        self._kept: Kept[Parts] = Kept(KEPT_LAUNCHES)
+        self._kept: _Kept[Parts] = _Kept(KEPT_LAUNCHES)
         self._per_count = np.zeros((0, 4 + len(TILES)), dtype=np.int64)
 
     def together(self, tokens: Sequence[int]) -> Parts:
@@ -433,5 +433,5 @@ class _KernelTable:
         return overhead_ps + busy_ps, split
 
 
-_DENSE: Kept[DenseCosts] = Kept(KEPT_COSTS)
-_EXPERTS: Kept[_AdditiveTable | _KernelTable] = Kept(KEPT_COSTS)
+_DENSE: _Kept[DenseCosts] = _Kept(KEPT_COSTS)
+_EXPERTS: _Kept[_AdditiveTable | _KernelTable] = _Kept(KEPT_COSTS)

@@ -15,7 +15,7 @@ from hwmodels import Device, operators
 from simulator.batching.dense_tables import DenseTables
 from simulator.model import ModelSpec
 from simulator.plan import Block
-from simulator.runtime.costs import KEPT_BLOCKS, DenseCosts, Kept, Parts, to_ps_array
+from simulator.runtime.costs import KEPT_BLOCKS, DenseCosts, Parts, to_ps_array
 
 GATE = ("router", "top-k")  # names of the operations of a gate, see ModelSpec.layer_dense_work
 
@@ -44,12 +44,16 @@ class InstanceCosts:
         self.each = Gateless(model, device) if fused else DenseCosts.of(model, device)
         self._gates: dict[tuple[int, int], Parts] = {}
         # by the block's id; with the block, so that nothing else gets its id
-        self._tables: Kept[tuple[Block, list[tuple[Parts, ...]]]] = Kept(KEPT_BLOCKS)
+        self._tables: dict[tuple[int, tuple[int, ...] | None], tuple[Block, list[tuple[Parts, ...]]]] = {}
 
     def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
         """As `DenseCosts.table`."""
         key = id(block), None if mine is None else tuple(mine)
-        return self._tables.of(key, lambda: (block, self._table(block, mine)))[1]
+        if key not in self._tables:
+            if len(self._tables) >= KEPT_BLOCKS:
+                self._tables.clear()
+            self._tables[key] = block, self._table(block, mine)
+        return self._tables[key][1]
 
     def _table(self, block: Block, mine: list[int] | None) -> list[tuple[Parts, ...]]:
         count = len(block.instances)
