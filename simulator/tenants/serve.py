@@ -42,18 +42,17 @@ def instance_figures(run: Run, records: RecordLog[StepRecord], measured: np.ndar
     """What only a run of several instances has in its summary; `measured`: steps after the warm-up, bool [steps].
 
     tokens_per_expert: that one expert serves in one launch, mean over the experts of all layers of the steps in which
-    all requests decode; the rest is the ledger of the workers' memories.
+    all requests decode; distinct_expert_bytes: of all experts, each once; the rest is the ledger of the workers' memories.
     """
     if run.scenario.tenants.count == 1:
         return {}
     decode = measured & ~records.column("prefill")
     launched = sum(int(records.column(name)[decode].sum()) for name in ("hits", "late", "loads", "on_cpu"))
     pairs = int(records.column("tokens")[decode].sum()) * run.plan.layers * run.scenario.trace.meta.top_k
-    sizes = run.tiers[0].sizes
     return {
         "instances": run.scenario.tenants.count,
         "tokens_per_expert": pairs / launched if launched else None,
-        "distinct_expert_bytes": sum(sizes[: run.plan.layers * run.plan.experts]),
+        "distinct_expert_bytes": run.plan.experts * sum(run.layer_expert_bytes),
         "dense_bytes": sum(memory.dense_bytes for memory in run.memories),
         "kv_cache_bytes": sum(memory.kv_bytes for memory in run.memories),
         "workspace_bytes": sum(memory.workspace_bytes for memory in run.memories),

@@ -53,7 +53,7 @@ def serve(tenants: Tenants, *, trace=None, workload=None, platform=None, roles=N
             system(**{"scheduling": partial(Continuous, max_batch=8, token_budget=16), **(roles or {})}),
             workload or Workload(),
             Settings(**{"workspace_bytes": 0, "kv_page_tokens": 4, **settings}),
-            tenants,
+            tenants=tenants,
         )
     )
 
@@ -104,7 +104,7 @@ def mixtral_memory(count: int, **how):
             system(scheduling=Continuous),
             Workload(),
             Settings(workspace_bytes=2**30),
-            Tenants(count, 1, **how),
+            tenants=Tenants(count, 1, **how),
         )
     )
     return run.memories[0]
