@@ -41,8 +41,8 @@ def serve_instances(scenario: Scenario, remarks: list[str]) -> tuple[SchedulingP
 def instance_figures(run: Run, records: RecordLog[StepRecord], measured: np.ndarray) -> dict[str, Any]:
     """What only a run of several instances has in its summary; `measured`: steps after the warm-up, bool [steps].
 
-    tokens_per_expert: that one expert serves in one launch, mean over the experts of all layers of the steps in which
-    all requests decode; distinct_expert_bytes: of all experts, each once; the rest is the ledger of the workers' memories.
+    tokens_per_expert: top-k of every token over the distinct experts that layers ask for, in the steps in which all
+    requests decode; distinct_expert_bytes: of all experts, each once; the rest is the ledger of the workers' memories.
     """
     if run.scenario.tenants.count == 1:
         return {}
