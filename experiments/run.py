@@ -24,6 +24,7 @@ from simulator.layout_choice import LayoutChoice
 from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.scenario import Scenario, Settings, System
+from simulator.tenants.spec import Tenants
 from traces import Trace, data_path, open_trace
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def scenario_from_config(cfg: Mapping[str, Any]) -> Scenario:
         ),
         workload=Workload(**cfg["workload"]),
         settings=settings,
+        tenants=Tenants(**cfg["tenants"]),
         layout=LayoutChoice(**cfg["layout"]),
     )
 

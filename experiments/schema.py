@@ -16,6 +16,7 @@ from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
 from simulator.policies import Policy
 from simulator.scenario import Settings, System
+from simulator.tenants.spec import Tenants
 
 # settings that stand at the top of the configuration, some in another unit
 _TOP_LEVEL = ("cache_bytes", "host_cache_bytes", "seed", "timeline", "reference")
@@ -39,6 +40,7 @@ def _fields(source: type, leave_out: tuple[str, ...] = ()) -> type:
 WorkloadFields = _fields(Workload)
 LayoutFields = _fields(LayoutChoice)
 SettingsFields = _fields(Settings, _TOP_LEVEL)
+TenantsFields = _fields(Tenants)
 PolicyFields = dataclasses.make_dataclass(
     "Policies", [(role, dict[str, Any], field(default_factory=dict)) for role in roles()]
 )
@@ -114,6 +116,7 @@ class Config:
     layout: LayoutFields = field(default_factory=LayoutFields)  # type: ignore[valid-type]
     uncertainty: UncertaintyFields = field(default_factory=UncertaintyFields)
     settings: SettingsFields = field(default_factory=SettingsFields)  # type: ignore[valid-type]
+    tenants: TenantsFields = field(default_factory=TenantsFields)  # type: ignore[valid-type]
 
 
 def register() -> None:

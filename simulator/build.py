@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from simulator.policies.slots.base import SlotsPolicy
 from simulator.residency import RESIDENT, Partition, Tier
 from simulator.routing import PARTS, Routing
 from simulator.runtime.adapt import Adapter
-from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense
+from simulator.runtime.costs import DenseCosts, DenseTable, ExpertCosts, HostedDense
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange, owned
 from simulator.runtime.loader import Loader, StagedLoader
@@ -37,6 +38,9 @@ from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from simulator.tenants.dense import InstanceCosts
+from simulator.tenants.gating import OwnExperts
+from simulator.tenants.serve import serve_instances
 from simulator.unrecorded import remarks
 from traces import RequestTrace
 
@@ -95,6 +99,8 @@ class _Builder:
         self.progress = progress
         model, trace, settings = scenario.model, scenario.trace, scenario.settings
         self.remarks = check_fit(model, trace)
+        self.scheduling, self.identity = serve_instances(scenario, self.remarks)
+        self.pool = model if self.identity is None else replace(model, experts=self.identity.pool)  # as memory sees it
         layers = len(model.moe_layers)
         recorded = trace.meta.expert_bytes
         self.whole_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
@@ -103,21 +109,24 @@ class _Builder:
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
         self.hosted: set[int] = set()  # layers whose dense part is the host's; known once policies are bound
         self.shares = Shares(model, self.ranks, self.hosted)
+        self.launched = self.shares.part  # with the experts that one launch can name
+        if self.identity is not None and scenario.tenants.merged_steps:
+            self.launched = replace(self.shares.part, experts=self.identity.pool)
         self.layer_bytes = [self.shares.slice_bytes(size) for size in self.whole_bytes]
         self.row_bytes = [
             size if bits is None else round(size * model.with_experts_bits(bits).expert_bytes / model.expert_bytes)
             for bits in self.precision.bits
             for size in self.layer_bytes
         ]
-        self.sizes = [size for size in self.row_bytes for _ in range(model.experts)]
-        self.scheduling = system.scheduling()
+        self.sizes = [size for size in self.row_bytes for _ in range(self.pool.experts)]
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
         guess = self.prediction.guess
-        self.plan = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), guess, rewrite, carry)
+        seed = component_seed(settings.seed, "plan")
+        self.plan = Plan(trace, scenario.workload, seed, guess, rewrite, carry, self.identity)
         # the same steps without guesses
-        self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), None, rewrite)
+        self.silent = Plan(trace, scenario.workload, seed, None, rewrite, identity=self.identity)
         asked, there = scenario.workload.requests, len(self.silent.indices)
         if asked is not None and asked > there:
             self.remarks.append(
@@ -175,7 +184,8 @@ class _Builder:
         return carried
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
-        model, meta = self.scenario.model, self.scenario.trace.meta
+        own = name == "gating"  # decides for an instance at a time
+        model, meta = self.scenario.model if own else self.pool, self.scenario.trace.meta
         return PolicyContext(
             layers=len(model.moe_layers),
             experts=model.experts,
@@ -186,14 +196,14 @@ class _Builder:
             guess_distances=meta.guess_distances,
             capacity_bytes=capacity_bytes,
             rng=np.random.default_rng(component_seed(self.scenario.settings.seed, name, child)),
-            training=self._training,
+            training=partial(self._training, not own),
             future=future or (lambda: iter(())),
         )
 
-    def _training(self) -> Iterator[RequestTrace]:
+    def _training(self, pooled: bool) -> Iterator[RequestTrace]:
         """The requests that are not served; a run whose policies had nothing to learn from says so."""
         empty = True
-        for request in self.silent.training():
+        for request in self.silent.training(pooled):
             empty = False
             yield request
         if empty and NOTHING_TO_LEARN not in self.remarks:
@@ -212,7 +222,8 @@ class _Builder:
         placement = system.placement()
         placement.bind(self.context("placement"))
         layers, count = len(model.moe_layers), self.ranks.parts
-        owners = np.array([[placement.owner(la, ex, count) for ex in range(model.experts)] for la in range(layers)])
+        experts = range(self.pool.experts)
+        owners = np.array([[placement.owner(la, ex, count) for ex in experts] for la in range(layers)])
         if owners.min() < 0 or owners.max() >= count:
             raise ScenarioError(
                 f"policy/placement names worker {int(owners.max())}; the platform has workers 0 to {count - 1}."
@@ -224,7 +235,7 @@ class _Builder:
         host = self._host_tier()
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
-            self.recorder = Recorder(scenario.settings, served, batch_size, model.experts, host, self.remarks)
+            self.recorder = Recorder(scenario.settings, served, batch_size, self.pool.experts, host, self.remarks)
             self.fabric.log = self.recorder.log
         self._source, batcher = self._steps(memories)
         several = len(self.workers) > 1
@@ -279,8 +290,8 @@ class _Builder:
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if alone and plain and free and self.scheduling.steady:
-            costs = ExpertCosts(self.shares.part, self.row_bytes, device)
-            dense = DenseCosts.of(self.shares.part, device)
+            costs = ExpertCosts(self.launched, self.row_bytes, device)
+            dense = self._own_dense(device)
             framework_ps = to_ps(self.scenario.settings.framework_layer_s)
             worker.stretches = Stretches(
                 worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records, self.times
@@ -289,7 +300,7 @@ class _Builder:
     # ---- memories
 
     def _check_home(self) -> None:
-        platform, model = self.scenario.platform, self.scenario.model
+        platform, model = self.scenario.platform, self.pool
         home = platform.device(platform.home)
         bank = len(self.layer_bytes) * model.experts
         copies = range(len(self.precision.bits))
@@ -312,7 +323,8 @@ class _Builder:
         platform, model, settings = scenario.platform, scenario.model, scenario.settings
         memory = platform.memory_of(worker)
         place, groups = self.ranks.places[rank], self.ranks.groups
-        dense = self.shares.dense_bytes(place.stage)
+        dense = self.shares.dense_bytes(place.stage) * scenario.tenants.count
+        workspace = settings.workspace_bytes * scenario.tenants.engines
         mine = self.mine[rank]
         own = sum(size for blob, size in enumerate(self.sizes) if mine[blob % len(mine)])
         if self.scheduling.lockstep:
@@ -321,14 +333,11 @@ class _Builder:
                 for lengths in self.plan.context_limits()
             )
         else:
-            free = memory.memory_capacity_bytes - dense - settings.workspace_bytes
+            free = memory.memory_capacity_bytes - dense - workspace
             kv = kv_room(self.silent, self.scheduling, settings, self.shares.kv_bytes, free, own)
-        fixed = dense + kv + settings.workspace_bytes
+        fixed = dense + kv + workspace
         room = memory.memory_capacity_bytes - fixed
-        what = (
-            f"dense weights {_gib(dense)}, KV cache {_gib(kv)} and workspace"
-            f" {_gib(settings.workspace_bytes)} of {model.name}"
-        )
+        what = f"dense weights {_gib(dense)}, KV cache {_gib(kv)} and workspace {_gib(workspace)} of {model.name}"
         if room < 0:
             raise ScenarioError(
                 f"{what} do not fit the {_gib(memory.memory_capacity_bytes)} of {memory.name} on {platform.name}."
@@ -345,7 +354,7 @@ class _Builder:
                 f"the expert cache (cache_gib) of {memory.name} has {cache} bytes; expected at least one expert of"
                 f" {largest} bytes."
             )
-        return Memory(memory.name, memory.memory_capacity_bytes, dense, kv, settings.workspace_bytes, cache)
+        return Memory(memory.name, memory.memory_capacity_bytes, dense, kv, workspace, cache)
 
     def _tier(self, rank: int, name: str, budget_bytes: int) -> Tier:
         shares = self.precision.shares
@@ -422,10 +431,13 @@ class _Builder:
             "gating or precision decides while the run goes on: the physics bound is that of the dense work alone, and"
             " there is no clairvoyant reference"
         )
-        return Adapter(tier, self.routing, self.scenario.model.experts, self.gating, self.precision)
+        gating = self.gating
+        if self.identity is not None and gating.chooses:
+            gating = OwnExperts(gating, self.identity, self.routing)
+        return Adapter(tier, self.routing, self.pool.experts, gating, self.precision)
 
     def _fill(self, tier: Tier, blobs: list[int]) -> None:
-        experts = self.scenario.model.experts
+        experts = self.pool.experts
         for blob in blobs:
             partition = tier.partitions[blob // experts]
             if partition.used_bytes + tier.sizes[blob] <= partition.capacity_bytes:
@@ -536,7 +548,7 @@ class _Builder:
             tier=tier,
             loader=loader,
             dense=self._dense(device),
-            expert_costs=ExpertCosts(self.shares.part, self.row_bytes, device),
+            expert_costs=ExpertCosts(self.launched, self.row_bytes, device),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
@@ -563,10 +575,14 @@ class _Builder:
         kind = platform.route(worker, hosts[0])[-1].kind
         return self._lane(f"{worker}->{hosts[0]}", worker, hosts[0], kind), back
 
-    def _dense(self, device: Device) -> DenseCosts | HostedDense:
+    def _own_dense(self, device: Device) -> DenseCosts | InstanceCosts:
+        model, tenants = self.shares.part, self.scenario.tenants
+        return DenseCosts.of(model, device) if tenants.count == 1 else InstanceCosts(model, device, tenants.fused_gate)
+
+    def _dense(self, device: Device) -> DenseTable:
         """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""
         model, platform = self.scenario.model, self.scenario.platform
-        costs = DenseCosts.of(self.shares.part, device)
+        costs = self._own_dense(device)
         if not self.hosted:
             return costs
         if platform.cpu is None:
@@ -574,10 +590,10 @@ class _Builder:
                 f"policy/attention runs layers on the host CPU; platform {platform.name} has none beside the worker."
             )
         rows = [layer in self.hosted for layer in model.moe_layers]
-        return HostedDense(costs, DenseCosts.of(model, platform.device(platform.cpu)), rows)
+        return HostedDense(costs, self._own_dense(platform.device(platform.cpu)), rows)
 
     def _cpu_experts(self, worker: str) -> CpuExperts:
-        platform, model = self.scenario.platform, self.scenario.model
+        platform, model = self.scenario.platform, self.pool
         if platform.cpu is None or platform.device(worker).kind == "cpu":
             raise ScenarioError(
                 f"policy/execution=cpu_in_place needs a host CPU beside the worker; platform {platform.name} has none."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from simulator.binding import Binding, rows_of
 from simulator.routing import lost_weight
 from simulator.served import PlanError, Served, served_requests
 from traces import RequestTrace, Trace
+
+if TYPE_CHECKING:
+    from simulator.tenants.identity import Identity
 
 BLOCK_TOKENS = 128
 Group = tuple[list[int], list[int] | None]  # blobs, tokens of each (None: one token each)
@@ -92,7 +95,8 @@ class Block:
     """Steps whose dense costs are tabulated together.
 
     mixed: requests of one new token and of several stand side by side, so that their attention is two launches;
-    samples: per step, 1 for each request whose logits are wanted, else 0 (None: of all).
+    samples: per step, 1 for each request whose logits are wanted, else 0 (None: of all); instances: that each request
+    asks, where there are several.
     """
 
     prefill: bool
@@ -101,6 +105,7 @@ class Block:
     slots: list[int] = field(default_factory=list)  # place of each request in its batch, the same for all steps
     mixed: bool = False
     samples: list[list[int]] | None = None
+    instances: list[int] = field(default_factory=list)
 
 
 class Plan:
@@ -109,7 +114,8 @@ class Plan:
     `guess(rows, following)` is a predictor's hook (see policies/prediction/base.py): it turns the
     routing of consecutive tokens into blobs to fetch after each layer. `rewrite(request)` is a gating policy's
     (policies/gating/base.py); predictors see its routing. `carry` names what else of the router the steps hold:
-    "weights", "probabilities".
+    "weights", "probabilities". With an `identity` requests are of several instances, and experts are places in a
+    layer's pool of all of them.
 
     >>> from traces import data_path, open_trace
     >>> trace = open_trace(data_path("gpt_oss_20b.parquet"))
@@ -128,6 +134,7 @@ class Plan:
         guess: Forecast | None = None,
         rewrite: Rewrite | None = None,
         carry: Collection[str] = (),
+        identity: Identity | None = None,
     ) -> None:
         self.trace = trace
         self._rewrite = rewrite
@@ -135,7 +142,8 @@ class Plan:
         self._lost: dict[int, np.ndarray] = {}  # of the batch: id of a request's routing -> [tokens, layers, 2]
         self.workload = workload
         self.layers = len(trace.meta.layers)
-        self.experts = trace.meta.num_experts
+        self._identity = identity
+        self.experts = trace.meta.num_experts if identity is None else identity.pool
         self._guess = guess
         self._seed = seed or np.random.SeedSequence(0)
         self._offsets = np.arange(self.layers, dtype=np.int64)[None, :, None] * self.experts
@@ -147,6 +155,8 @@ class Plan:
             raise PlanError(f"workload.max_decode_tokens is {workload.max_decode_tokens}; expected at least 1 or null.")
         entropy = self._seed.entropy
         self.served, self.listed = served_requests(trace, workload, entropy if isinstance(entropy, int) else 0)
+        if identity is not None:
+            self.served = identity.dealt(self.served, self.listed)
         self.indices = [request.index for request in self.served]
         if not 0 <= workload.warmup_requests < len(self.indices):
             raise PlanError(
@@ -155,10 +165,13 @@ class Plan:
             )
         self._binding = Binding(workload.binding, trace, self.served, self._seed, workload.synthetic_prefill)
 
-    def training(self) -> Iterator[RequestTrace]:
-        """The requests of the trace that are not served."""
+    def training(self, pooled: bool = True) -> Iterator[RequestTrace]:
+        """The requests of the trace that are not served, of the instances in turn; `pooled`: by places in the pool."""
         served = set(self.indices)
-        return (self.trace.request(index) for index in range(len(self.trace)) if index not in served)
+        for index in range(len(self.trace)):
+            if index not in served:
+                request = self.trace.request(index)
+                yield self._pooled(request, index % self._identity.instances) if self._identity and pooled else request
 
     def context_limits(self) -> list[list[int]]:
         """Per batch, the context length in tokens that each request reaches (for KV-cache room)."""
@@ -294,7 +307,7 @@ class Plan:
     def bound(self, served: Served) -> tuple[RequestTrace | None, RequestTrace | None]:
         """The rows of a request's prompt and of its decoding as they will run, None where there are none."""
         prompt, decode = self._binding.request(served)
-        return self._rewritten(prompt), self._rewritten(decode)
+        return self._rewritten(prompt, served.instance), self._rewritten(decode, served.instance)
 
     def forget(self, request: RequestTrace | None) -> None:
         """Rows of `bound` are done with."""
@@ -317,19 +330,24 @@ class Plan:
             groups.append(((unique[order] + layer * self.experts).tolist(), counts[order].tolist()))
         return groups
 
-    def _rewritten(self, request: RequestTrace | None) -> RequestTrace | None:
+    def _pooled(self, request: RequestTrace, instance: int) -> RequestTrace:
+        return request if self._identity is None else self._identity.rows(request, instance)
+
+    def _rewritten(self, request: RequestTrace | None, instance: int) -> RequestTrace | None:
         """A request with the routing that a gating policy makes of it."""
         if request is None or self._rewrite is None:
-            return request
+            return request if request is None else self._pooled(request, instance)
         experts, weights = self._rewrite(request)
-        if experts.shape != request.experts.shape or not ((experts >= -1) & (experts < self.experts)).all():
+        most = self.trace.meta.num_experts
+        if experts.shape != request.experts.shape or not ((experts >= -1) & (experts < most)).all():
             raise PlanError(
                 f"policy/gating rewrote routing {request.experts.shape} to {experts.shape}; expected the same shape,"
-                f" and experts from 0 to {self.experts - 1}, or -1."
+                f" and experts from 0 to {most - 1}, or -1."
             )
         before = request.weights if request.weights is not None else np.zeros(experts.shape)
         lost = np.stack(lost_weight(request.experts, before, experts), axis=-1)
         made = replace(request, experts=experts.astype(np.int16), weights=weights.astype(np.float32))
+        made = self._pooled(made, instance)
         self._lost[id(made)] = lost
         return made
 

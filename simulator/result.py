@@ -29,6 +29,7 @@ from simulator.tables import (
     request_rows,
     step_columns,
 )
+from simulator.tenants.serve import instance_figures, with_instances
 from simulator.unrecorded import facts, list_columns
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Result:
         plan, batcher = self.run.plan, self.run.batcher
         if batcher is not None:
             known = batching.request_rows(batcher, self.warmup_batches)
-            return [list_columns(plan, row["request"]) | row for row in known]
+            return with_instances(self.run, [list_columns(plan, row["request"]) | row for row in known])
         rows = request_rows(self.records, self.warmup_batches)
         return [row | list_columns(plan, row["request"]) for row in rows]
 
@@ -162,7 +163,7 @@ class Result:
         """One row per expert (warm-up included): tokens routed to it, and loads on demand."""
         import pandas as pd
 
-        count = self.run.scenario.model.experts
+        count = self.run.plan.experts
         selections = np.zeros(len(self.run.layer_expert_bytes) * count, dtype=np.int64)
         for step in self.run.plan:  # if KV cache was lost and computed again, that does not count
             for blobs, tokens in step.groups:
@@ -262,6 +263,7 @@ class Result:
             "energy_j": energy,
             "energy_per_token_j": energy / all_tokens if all_tokens else None,
             **self._quality(),
+            **instance_figures(self.run, records, measured),
             **asdict(self.bounds),
             **_intervals(self.draws),
             **self.run.ranks.facts(),
@@ -307,6 +309,7 @@ class Result:
             "workload": asdict(scenario.workload),
             "served": facts(self.run.plan),
             "settings": asdict(scenario.settings),
+            **({"tenants": asdict(scenario.tenants)} if scenario.tenants.count > 1 else {}),
             **({"layout": asdict(self.run.ranks.layout)} if self.run.ranks.layout is not None else {}),
             "remarks": list(self.run.remarks),
         }

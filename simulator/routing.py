@@ -36,6 +36,11 @@ class Routing:
         """Experts chosen by each token, [n, k], -1 where a slot is empty. Raises PolicyError with several workers."""
         return np.concatenate([rows[:, layer] for rows in self._now().rows])
 
+    def instances(self) -> np.ndarray:
+        """The instance that each token asks, where there are several, [n]."""
+        step = self._now()
+        return np.repeat(step.block.instances, [len(rows) for rows in step.rows])
+
     def weights(self, layer: int) -> np.ndarray:
         """Gate weights of each token's experts, [n, k]; equal ones where the trace has none."""
         parts = self._now().weights

@@ -24,6 +24,7 @@ from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.policies.scheduling.lockstep import Lockstep
 from simulator.policies.slots.base import SlotsPolicy
+from simulator.tenants.spec import Tenants
 from traces import Trace
 
 
@@ -115,6 +116,7 @@ class Scenario:
     workload: Workload = field(default_factory=Workload)
     settings: Settings = field(default_factory=Settings)
     layout: LayoutChoice = field(default_factory=LayoutChoice)
+    tenants: Tenants = field(default_factory=Tenants)
 
 
 def check_fit(model: ModelSpec, trace: Trace) -> list[str]:

@@ -29,6 +29,7 @@ class Served:
     decode_tokens    to be decoded
     recorded_prompt_tokens, recorded_decode_tokens  the same as the trace has them
     routed_prompt_tokens  of the recorded prompt, those whose routing was recorded
+    instance         of the model that it asks, from 0 (simulator.tenants)
     """
 
     index: int
@@ -39,6 +40,7 @@ class Served:
     recorded_prompt_tokens: int
     recorded_decode_tokens: int
     routed_prompt_tokens: int
+    instance: int = 0
 
     @property
     def prompt_rows(self) -> int:

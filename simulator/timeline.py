@@ -71,7 +71,7 @@ def timeline_of(run: Run) -> Timeline:
     recorder = run.recorder
     if recorder is None:
         raise ScenarioError("the run was not recorded; expected timeline=true (Settings.timeline).")
-    experts = run.scenario.model.experts
+    experts = run.plan.experts
     ahead = _ahead(recorder.issues)
     computed: dict[str, list[Slice]] = {worker.name: [] for worker in run.workers}
     used_by: dict[Transfer, Slice] = {}

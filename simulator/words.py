@@ -97,6 +97,11 @@ def _served(s: dict[str, Any]) -> list[tuple[str, str]]:
         rate = f"{s['goodput_requests_per_s']:.4g} requests/s"
         rows.append(("goodput", f"{rate}; {percent(s['slo_attainment'])} of requests met their SLO"))
     rows.append(("KV cache", f"{size(s['kv_peak_bytes'])} at the peak, {s['preemptions']} preemptions"))
+    if s.get("instances"):
+        held = f"{size(s['distinct_expert_bytes'])} of distinct experts, {size(s['dense_bytes'])} of other weights"
+        rows.append(("instances", f"{s['instances']}: {held}"))
+    if s.get("tokens_per_expert"):
+        rows.append(("expert batch", f"{s['tokens_per_expert']:.3g} tokens per expert of a decode step"))
     return rows
 
 

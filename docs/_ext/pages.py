@@ -21,6 +21,7 @@ from experiments.compose import choices, chosen
 from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
 from simulator.scenario import Settings
+from simulator.tenants.spec import Tenants
 from traces.synthesis.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ DESCRIBED_BY = {  # whose docstrings tell of the keys below these
     "workload": Workload,
     "settings": Settings,
     "layout": LayoutChoice,
+    "tenants": Tenants,
     "uncertainty": schema.UncertaintyFields,
 }
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.

@@ -43,7 +43,7 @@ def configuration_columns(configs: Sequence[Mapping[str, Any]]) -> list[dict[str
         row: dict[str, Any] = {"model": names["model"], "platform": names["platform"]}
         row |= {"trace": _at(config, "trace.name"), **policies}
         row |= {key: config.get(key) for key in ("cache_gib", "host_cache_gib", "seed")}
-        for section in ("workload", "settings"):
+        for section in ("workload", "settings", "tenants"):
             row |= {f"{section}.{key}": value for key, value in _leaves(config.get(section) or {})}
         row |= {key: _at(config, key) for key in sorted(changed)}
         rows.append(row)

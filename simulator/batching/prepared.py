@@ -55,12 +55,12 @@ class Preparer:
 
     def __init__(self, plan: Plan, steps: StepMaker) -> None:
         self._plan, self._steps = plan, steps
-        self._kept: OrderedDict[tuple[int, int, int], Prepared] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, int, int], Prepared] = OrderedDict()
 
     def of(self, request: Request) -> Prepared:
         """That of a request."""
         if not isinstance(request.prepared, Prepared):
-            key = request.served.index, request.prompt_rows, request.rows
+            key = request.served.index, request.prompt_rows, request.rows, request.instance
             found = self._kept.get(key) if self._plan.repeats else None
             if found is None:
                 self._steps.bind(request)

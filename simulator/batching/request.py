@@ -13,6 +13,7 @@ class Request:
     order           its place among the requests served, from 0
     arrival_s, slo_ttft_s, slo_tpot_s  seconds; what it may take is None if nobody said
     prompt_tokens, output_tokens  context before its first decoded token, tokens decoded so far
+    instance        of the model that it asks, where several are served
     prompt_left     tokens still to be processed before it decodes: of the prompt, and of a lost KV cache; else 0
     preemptions     how often it was preempted
     worker          that holds its KV cache, -1 while it waits
@@ -52,6 +53,11 @@ class Request:
         self.blobs: list[list[list[int]]] = []
         self.guesses: tuple[list[list[list[int]]], list[list[list[float]]] | None] | None = None
         self.prepared: object = None
+
+    @property
+    def instance(self) -> int:
+        """Of the model that it asks, from 0."""
+        return self.served.instance
 
     @property
     def arrival_s(self) -> float:

@@ -20,9 +20,8 @@ class StepMaker:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._offsets = np.arange(plan.layers, dtype=np.int64)[None, :, None] * plan.experts
-        self._block: Block | None = None
-        self._of: tuple[tuple[int, int], ...] = ()  # the requests of the block, and where they were at its first step
-        self._row = 0
+        self._blocks: dict[int, tuple[Block, tuple[tuple[int, int], ...]]] = {}
+        """Instance -> its last block of decode steps, and of whom: requests, and where they were at its first step."""
 
     def step(self, parts: Sequence[tuple[Request, int]], batch: int, last: bool) -> Step:
         """The step in which so many tokens of each request are processed."""
@@ -77,17 +76,21 @@ class StepMaker:
 
     def _decode_block(self, requests: list[Request]) -> tuple[Block, int]:
         """The block and row that tell the dense costs of a step."""
-        if self._block is not None and self._row + 1 < len(self._block.kv_tokens):
-            row = self._row + 1
-            if self._of == tuple((request.order, request.done - row) for request in requests):
-                self._row = row
-                return self._block, row
+        first = requests[0]
+        if first.instance in self._blocks:
+            block, of = self._blocks[first.instance]
+            row = first.done - of[0][1]
+            if 0 <= row < len(block.kv_tokens) and of == tuple(
+                (request.order, request.done - row) for request in requests
+            ):
+                return block, row
         ahead = min(AHEAD, *(request.rows - request.done for request in requests))
         contexts = [[request.context_after(1 + n) for request in requests] for n in range(ahead)]
         workers = [request.worker for request in requests]
-        self._block, self._row = Block(False, [[1] * len(requests)] * ahead, contexts, workers), 0
-        self._of = tuple((request.order, request.done) for request in requests)
-        return self._block, 0
+        instances = [request.instance for request in requests]
+        block = Block(False, [[1] * len(requests)] * ahead, contexts, workers, instances=instances)
+        self._blocks[first.instance] = block, tuple((request.order, request.done) for request in requests)
+        return block, 0
 
     def _mixed(self, parts: Sequence[tuple[Request, int]], batch: int, last: bool) -> Step:
         experts: list[np.ndarray] = []
@@ -111,7 +114,6 @@ class StepMaker:
                 following.append(after[0][0].experts[after[0][1]] if after else None)
             experts.append(np.concatenate([rows.experts[span] for rows, span in spans]))
             pieces += spans
-        self._block = None
         samples = [int(request.done + tokens >= request.fresh) for request, tokens in parts]
         block = Block(
             True,
@@ -120,6 +122,7 @@ class StepMaker:
             [request.worker for request, _ in parts],
             mixed=any(request.done >= request.fresh for request, _ in parts),
             samples=None if all(samples) else [samples],
+            instances=[request.instance for request, _ in parts],
         )
         guesses, scores = self._plan.merged_guesses(prompts, following, beside)
         return Step(

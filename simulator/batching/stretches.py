@@ -19,6 +19,7 @@ from simulator.engine.fabric import LANDED
 from simulator.residency import RESIDENT
 from simulator.runtime.collectives import CATEGORY, CollectiveTimes
 from simulator.runtime.costs import DenseCosts, ExpertCosts
+from simulator.tenants.dense import InstanceCosts, InstanceTables
 
 if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
@@ -51,7 +52,7 @@ class Stretches:
         self,
         worker: Worker,
         batcher: Batcher,
-        dense: DenseCosts,
+        dense: DenseCosts | InstanceCosts,
         experts: ExpertCosts,
         framework_ps: int,
         keep_steps: bool = True,
@@ -59,7 +60,8 @@ class Stretches:
     ) -> None:
         self._keep_steps, self._times = keep_steps, times
         self._worker, self._batcher, self._experts = worker, batcher, experts
-        self._dense = DenseTables(dense, framework_ps)
+        self._several = InstanceTables(dense, framework_ps) if isinstance(dense, InstanceCosts) else None
+        self._dense = DenseTables(dense.each if isinstance(dense, InstanceCosts) else dense, framework_ps)
         self._preparer = Preparer(batcher.plan, batcher.steps)
         plan = batcher.plan
         self._shape = plan.layers, plan.experts
@@ -127,7 +129,10 @@ class Stretches:
             self._by_active[count] = self._experts.by_active(count, self._shape[1])
         table = self._by_active[count]
         active = self._active(requests, steps)
-        dense_ps = self._dense.decode(contexts, steps)
+        if self._several is None:
+            dense_ps = self._dense.decode(contexts, steps)
+        else:
+            dense_ps = self._several.decode(contexts, steps, [request.instance for request in requests])
         experts_ps = None
         if table is not None:
             lasts_ps = np.add.reduce(table[:, 3].take(active), axis=1)
@@ -177,8 +182,8 @@ class Stretches:
     def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> _Stretch | None:
         """One step with chunks of prompts."""
         chunks = [(request, tokens) for request, tokens in parts if request.done < request.fresh]
-        if decoding and any(tokens == 1 for _, tokens in chunks):
-            return None  # they would share a launch with those that decode
+        if self._several is not None or (decoding and any(tokens == 1 for _, tokens in chunks)):
+            return None  # a chunk of one token would share a launch with those that decode
         counts = self._counts(decoding, 1)[0] if decoding else np.zeros(self._shape, dtype=np.int64)
         for request, tokens in chunks:
             counts = counts + request.prepared.counts(request.done, request.done + tokens)  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -169,10 +169,16 @@ def stretch_s(
     return parts_s + head_s if last else parts_s
 
 
+class DenseTable(Protocol):
+    """Dense costs by block, as `DenseCosts.table`."""
+
+    def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]: ...
+
+
 class HostedDense:
     """Dense costs of a worker, but those of the host CPU for some routed layers (`on_host`, one flag for each)."""
 
-    def __init__(self, worker: DenseCosts, host: DenseCosts, on_host: Sequence[bool]) -> None:
+    def __init__(self, worker: DenseTable, host: DenseTable, on_host: Sequence[bool]) -> None:
         self._worker, self._host, self._on_host = worker, host, (*on_host, False)
 
     def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:

@@ -22,7 +22,7 @@ from simulator.routing import Routing
 from simulator.runtime.adapt import Adapter
 from simulator.runtime.ahead import FetchedAhead
 from simulator.runtime.collectives import Collectives
-from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense, Parts
+from simulator.runtime.costs import DenseTable, ExpertCosts, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
@@ -87,7 +87,7 @@ class Worker(Stream):
         tasks: Sequence[Task],
         tier: Tier,
         loader: Loader,
-        dense: DenseCosts | HostedDense,
+        dense: DenseTable,
         expert_costs: ExpertCosts,
         prefetch: PrefetchPolicy,
         execution: ExecutionPolicy,

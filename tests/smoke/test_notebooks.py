@@ -19,7 +19,7 @@ def read(path):
 
 
 def test_there_are_notebooks():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_", "4_"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

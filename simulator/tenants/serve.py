@@ -1,0 +1,66 @@
+"""Several instances in a run: whose turn it is, what a memory holds, what comes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.scenario import Scenario, ScenarioError
+from simulator.tenants.identity import Identity
+from simulator.tenants.in_turn import InTurn
+
+if TYPE_CHECKING:
+    from simulator.build import Run
+    from simulator.policies.scheduling.base import SchedulingPolicy
+    from simulator.runtime.record_log import RecordLog
+    from simulator.runtime.worker import StepRecord
+
+
+def serve_instances(scenario: Scenario, remarks: list[str]) -> tuple[SchedulingPolicy, Identity | None]:
+    """The scheduler of a run, and which expert of which instance is which blob (None for one instance).
+
+    Raises ScenarioError or PlanError for instances that cannot be.
+    """
+    tenants, policy = scenario.tenants, scenario.system.scheduling()
+    identity = Identity.of(tenants, scenario.model.experts)
+    if identity is None:
+        return policy, None
+    if policy.lockstep:
+        raise ScenarioError(
+            f"tenants.count is {tenants.count}, but policy/scheduling {type(policy).__name__} fixes batches before the"
+            " run; expected continuous, or another one that serves requests as they come."
+        )
+    remarks.append(
+        f"{tenants.count} instances: all follow the routing of one trace, each on requests of its own"
+        f" ({tenants.unique_experts} of {identity.experts} experts per layer differ)"
+    )
+    return policy if tenants.merged_steps else InTurn(policy, tenants.count), identity
+
+
+def instance_figures(run: Run, records: RecordLog[StepRecord], measured: np.ndarray) -> dict[str, Any]:
+    """What only a run of several instances has in its summary; `measured`: steps after the warm-up, bool [steps].
+
+    tokens_per_expert: top-k of every token over the distinct experts that layers ask for, in the steps in which all
+    requests decode; distinct_expert_bytes: of all experts, each once; the rest is the ledger of the workers' memories.
+    """
+    if run.scenario.tenants.count == 1:
+        return {}
+    decode = measured & ~records.column("prefill")
+    launched = sum(int(records.column(name)[decode].sum()) for name in ("hits", "late", "loads", "on_cpu"))
+    pairs = int(records.column("tokens")[decode].sum()) * run.plan.layers * run.scenario.trace.meta.top_k
+    return {
+        "instances": run.scenario.tenants.count,
+        "tokens_per_expert": pairs / launched if launched else None,
+        "distinct_expert_bytes": run.plan.experts * sum(run.layer_expert_bytes),
+        "dense_bytes": sum(memory.dense_bytes for memory in run.memories),
+        "kv_cache_bytes": sum(memory.kv_bytes for memory in run.memories),
+        "workspace_bytes": sum(memory.workspace_bytes for memory in run.memories),
+    }
+
+
+def with_instances(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of requests, each with its instance where there are several."""
+    if run.scenario.tenants.count == 1:
+        return rows
+    return [row | {"instance": run.plan.served[row["batch"]].instance} for row in rows]
