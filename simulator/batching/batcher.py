@@ -15,6 +15,7 @@ from simulator.plan import Plan, Step
 from simulator.policies.scheduling.base import QueueView, SchedulingPolicy, Turn
 from simulator.residency import PolicyError
 from simulator.runtime.record_log import RecordLog
+from simulator.unrecorded import slo_s
 
 Parts = list[tuple[Request, int]]
 
@@ -126,10 +127,9 @@ class Batcher:
 
     def _arrive(self, order: int, arrival_ps: int) -> None:
         plan = self.plan
-        workload, served = plan.workload, plan.served[order]
+        served = plan.served[order]
         task = plan.listed.task[served.id] if plan.listed is not None else plan.trace.requests[served.index].task
-        slo_s = (workload.slo_ttft_s, workload.slo_tpot_s)
-        request = Request(order, served, arrival_ps, workload.synthetic_prefill, task, slo_s)
+        request = Request(order, served, arrival_ps, plan.workload.synthetic_prefill, task, slo_s(plan, order))
         request.last_ps = arrival_ps
         if request.rows:
             self.waiting.append(request)
