@@ -22,6 +22,7 @@ from simulator.policies.cache.base import CachePolicy
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Task
 from simulator.policies.precision.stored import AsStored
+from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prediction.none import NoPrediction
 from simulator.policies.slots.base import SlotsPolicy
 from simulator.residency import RESIDENT, Partition, Tier
@@ -34,6 +35,7 @@ from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from simulator.tasks import tasks_by_request, training_tasks
 from simulator.unrecorded import remarks
 from traces import RequestTrace
 
@@ -106,10 +108,11 @@ class _Builder:
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
-        guess = self.prediction.guess
+        guess = None if self.prediction.by_step else self.prediction.guess
         self.plan = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), guess, rewrite, carry)
         # the same steps without guesses
         self.silent = Plan(trace, scenario.workload, component_seed(settings.seed, "plan"), None, rewrite)
+        self._tasks = tasks_by_request(self.silent)
         asked, there = scenario.workload.requests, len(self.silent.indices)
         if asked is not None and asked > there:
             self.remarks.append(
@@ -159,7 +162,7 @@ class _Builder:
                         f"policy/{role} {type(policy).__name__} needs the router's {part}, which the trace of"
                         f" {meta.model} does not hold; `moesim show TRACE` tells what a trace holds."
                     )
-                if there[part] and role != "prediction":
+                if there[part] and (role != "prediction" or self.prediction.by_step):
                     carried.add(part)
         if self.gating.chooses or len(self.precision.bits) > 1:
             carried |= {part for part in ("weights",) if there[part]}
@@ -178,6 +181,8 @@ class _Builder:
             capacity_bytes=capacity_bytes,
             rng=np.random.default_rng(component_seed(self.scenario.settings.seed, name, child)),
             training=self._training,
+            training_tasks=lambda: training_tasks(self.silent),
+            tasks=self._tasks,
             future=future or (lambda: iter(())),
         )
 
@@ -537,8 +542,20 @@ class _Builder:
             framework_ps=to_ps(scenario.settings.framework_layer_s),
             adapter=adapter,
             routing=self.routing if len(self.workers) == 1 else None,
+            forecaster=self._forecaster(),
             swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
         )
+
+    def _forecaster(self) -> PredictionPolicy | None:
+        """A prediction that is asked while the run goes on."""
+        if not self.prediction.by_step:
+            return None
+        if len(self.workers) > 1:
+            raise ScenarioError(
+                f"policy/prediction {type(self.prediction).__name__} is asked in every step and needs a platform of one"
+                f" worker; {self.scenario.platform.name} has {len(self.workers)}."
+            )
+        return self.prediction
 
     def _swap_lanes(self, worker: str, back: Lane) -> tuple[Lane, Lane]:
         """Lanes that carry KV cache from a worker to host memory, and back."""

@@ -15,6 +15,7 @@ from simulator.plan import Plan, Step
 from simulator.policies.scheduling.base import QueueView, SchedulingPolicy, Turn
 from simulator.residency import PolicyError
 from simulator.runtime.record_log import RecordLog
+from simulator.tasks import task_of
 from simulator.unrecorded import slo_s
 
 Parts = list[tuple[Request, int]]
@@ -128,7 +129,7 @@ class Batcher:
     def _arrive(self, order: int, arrival_ps: int) -> None:
         plan = self.plan
         served = plan.served[order]
-        task = plan.listed.task[served.id] if plan.listed is not None else plan.trace.requests[served.index].task
+        task = task_of(plan, order)
         request = Request(order, served, arrival_ps, plan.workload.synthetic_prefill, task, slo_s(plan, order))
         request.last_ps = arrival_ps
         if request.rows:

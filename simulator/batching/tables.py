@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.batching.batcher import Batcher
 from simulator.engine import seconds
+from simulator.tasks import task_of
 from simulator.unrecorded import slo_s
 
 PERCENTS = (50, 90, 99)
@@ -56,9 +57,7 @@ def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]
 
 def task_rows(batcher: Batcher, rows: list[dict[str, Any]], makespan_s: float | None) -> list[dict[str, Any]]:
     """A row for each task among the rows of requests, by name (None last): how many, how long, which met their SLO."""
-    plan = batcher.plan
-    of = [plan.listed.task[r] for r in range(len(plan.listed))] if plan.listed is not None else None
-    labels = [of[row["request"]] if of else plan.trace.requests[plan.indices[row["batch"]]].task for row in rows]
+    labels = [task_of(batcher.plan, row["batch"]) for row in rows]
     found = []
     for task in sorted(set(labels), key=lambda label: (label is None, str(label))):
         some = [row for row, label in zip(rows, labels, strict=True) if label == task]

@@ -16,6 +16,7 @@ from simulator.plan import Block, Group, Step
 from simulator.policies.execution.base import ExecutionPolicy, Split
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Op, Task
+from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.residency import Partition, PolicyError, Tier
 from simulator.routing import Routing
@@ -71,7 +72,7 @@ class Worker(Stream):
     the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram"). `management` is
     what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
     adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said;
-    `swap_lanes` carry KV cache from and to host memory.
+    `swap_lanes` carry KV cache from and to host memory; `forecaster` is a prediction that is asked in every layer.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Worker(Stream):
         adapter: Adapter | None = None,
         routing: Routing | None = None,
         swap_lanes: tuple[Lane, Lane] | None = None,
+        forecaster: PredictionPolicy | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -130,6 +132,7 @@ class Worker(Stream):
         self.adapter = adapter
         self._routing = routing
         self._swap_lanes = swap_lanes
+        self._forecaster = forecaster
         self.stretches: Stretches | None = None
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
@@ -198,7 +201,10 @@ class Worker(Stream):
             if op is EXPERTS:
                 if scores is not None:
                     self._work.scores = scores[layer]
-                t = yield from self._experts(layer, groups[layer], guesses[layer] if guesses else nothing, t)
+                named = guesses[layer] if guesses else nothing
+                if self._forecaster is not None and self._routing is not None:
+                    named, self._work.scores = self._forecaster.expect(layer, self._routing)
+                t = yield from self._experts(layer, groups[layer], named, t)
             elif op is DENSE or op is TAIL:
                 duration, split = dense[layer]
                 if duration:

@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from traces.schema import RequestInfo
+from traces.workloads.recorded import FOLDER
 from traces.workloads.requests import (
     OPEN,
     SLOS,
@@ -43,9 +44,15 @@ COLUMNS = (
 def open_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo], seed: int = 0) -> RequestList:
     """The request list in a table (.csv, .parquet), or that of a specification (.yaml) over the requests of a trace.
 
-    `seed` is that of what a specification draws. Raises WorkloadError, one sentence naming the file.
+    A name without folder and ending is that of a shipped specification. `seed` is that of what a specification draws.
+    Raises WorkloadError, one sentence naming the file.
     """
     path = Path(path).expanduser()
+    if path.name == str(path) and not path.suffix:
+        known = sorted(shipped.stem for shipped in FOLDER.glob("*.yaml"))
+        if path.name not in known:
+            raise WorkloadError(f"{path}: expected a file's path, or a shipped request list ({', '.join(known)}).")
+        path = FOLDER / f"{path}.yaml"
     if path.suffix not in (".yaml", ".yml"):
         return read_requests(path, trace)
     return make_requests(read_yaml(path), trace, seed, str(path))
