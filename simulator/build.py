@@ -232,6 +232,7 @@ class _Builder:
             self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
             workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
+        self._show_queue(tiers, batcher)
         if batcher is not None:
             self._run_ahead(workers[0], batcher)
         return Run(
@@ -257,6 +258,17 @@ class _Builder:
         pages = KvPages(self.scenario.settings.kv_page_tokens, self._kv_bytes, [m.kv_bytes for m in memories])
         batcher = Batcher(self.plan, self.scheduling, pages, self.progress)
         return batcher, batcher
+
+    def _show_queue(self, tiers: list[Tier], batcher: Batcher | None) -> None:
+        """Let caches that want to see what waits see it. Raises ScenarioError where nothing waits."""
+        for tier in tiers:
+            if any(partition.cache.sees_queue for partition in tier.partitions):
+                if batcher is None or len(tiers) > 1:
+                    raise ScenarioError(
+                        f"policy/cache {type(tier.partitions[0].cache).__name__} looks at what waits; expected a"
+                        " policy/scheduling with a queue, such as continuous, and a platform of one worker."
+                    )
+                tier.view.queued = batcher.queued
 
     def _run_ahead(self, worker: Worker, batcher: Batcher) -> None:
         """Let a worker take many steps at once, if it can have no company and nobody looks on."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from simulator.batching.arrivals import Arrivals
 from simulator.batching.log import RequestRecord
 from simulator.batching.pages import KvPages
@@ -45,7 +47,7 @@ class Batcher:
         self.preemptions = 0
         self.composed: Parts | None = None  # what `compose` gave and nobody has run
         self._progress = progress
-        self._view = QueueView(pages)
+        self._view = QueueView(pages, self.steps.ahead)
         self._parts: Parts = []  # of the step that runs
         self._times = 1  # how often they run
         self._preempted = False  # somebody for them
@@ -125,6 +127,14 @@ class Batcher:
         self._times = times
         if self._progress is not None:
             self._progress(times * sum(tokens for _, tokens in self._parts))
+
+    def queued(self) -> list[np.ndarray]:
+        """Experts of the tokens that could run but are not in the step that runs, for each request [tokens, layers,
+        top_k]: the running ones, the longest waiting first, then those that wait for admission."""
+        now = {request.order for request, _ in self._parts}
+        running = [request for request in self.running if request.order not in now]
+        running.sort(key=lambda request: (request.last_ps, request.order))
+        return [self.steps.ahead(request) for request in (*running, *self.waiting)]
 
     def _arrive(self, order: int, arrival_ps: int) -> None:
         plan = self.plan

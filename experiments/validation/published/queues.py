@@ -10,6 +10,7 @@ import numpy as np
 from experiments.compose import compose_config
 from experiments.run import plain, scenario_from_config
 from experiments.validation.published.runs import Run
+from simulator.result import simulate
 from simulator.scenario import Scenario
 
 
@@ -60,3 +61,10 @@ def percentile_change(runs: Mapping[str, Run], of: str, over: str, percent: floa
     """A percentile over the requests of one run, over that of another, less 1."""
     one, other = (float(np.percentile(np.asarray(runs[n].requests[column], dtype=float), percent)) for n in (of, over))
     return one / other - 1
+
+
+def experts_per_step(overrides: Sequence[str]) -> float:
+    """Distinct experts that a layer runs in a step, mean over steps and layers of a run made here."""
+    run = simulate(_scenario(overrides))
+    asked = run.steps[["hits", "late", "loads", "on_cpu"]].to_numpy().sum()
+    return float(asked / (len(run.steps) * len(run.run.layer_expert_bytes)))

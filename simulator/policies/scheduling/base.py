@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from simulator.policies.base import Policy
 
@@ -31,12 +33,15 @@ class QueueView:
 
     running: requests that hold KV cache, in order of admission; waiting: those that have arrived and do not, the
     preempted ones first, then in order of arrival. `time_s` since the start of the run.
+    `asked(request)`: experts of its tokens that could run next, [tokens, layers, top_k], the rest of its prompt or one
+    decoded token; only for models whose routing is known before a token runs.
     """
 
-    __slots__ = ("_pages", "running", "time_s", "waiting")
+    __slots__ = ("_pages", "asked", "running", "time_s", "waiting")
 
-    def __init__(self, pages: KvPages) -> None:
+    def __init__(self, pages: KvPages, asked: Callable[[Request], np.ndarray] | None = None) -> None:
         self._pages = pages
+        self.asked = asked or (lambda request: np.empty((0, 0, 0), dtype=np.int16))
         self.running: Sequence[Request] = ()
         self.waiting: Sequence[Request] = ()
         self.time_s = 0.0

@@ -11,13 +11,18 @@ import pytest
 from simulator.plan import Workload
 from simulator.policies import PolicyContext
 from simulator.policies.cache.fifo_expected import FifoExpected
+from simulator.policies.cache.lru import Lru
+from simulator.policies.cache.queue_belady import QueueBelady
 from simulator.policies.gating.resident import ResidentOnly
 from simulator.policies.placement.popular import PopularFirst
+from simulator.policies.prediction.batch_paths import BatchPaths
 from simulator.policies.prediction.periodic import PeriodicForecast
 from simulator.policies.prefetch.ahead import FetchAhead
 from simulator.policies.scheduling.continuous import Continuous
+from simulator.policies.scheduling.expert_aware import ExpertAware
 from simulator.policies.scheduling.slo_greedy import SloGreedy
 from simulator.policies.slots.expert_share import ExpertShare
+from simulator.policies.slots.uniform import UniformSlots
 from simulator.routing import Routing
 from simulator.scenario import ScenarioError
 from tests.helpers import EXPERT_BYTES, random_trace, run, system, tiny_model, tiny_platform, tiny_trace
@@ -205,3 +210,157 @@ def test_a_request_is_expected_to_be_as_long_as_its_task_and_then_five_percent_l
 def test_where_all_requests_ask_for_the_same_nothing_is_substituted_or_fetched():
     summary = emoe(trace=tiny_trace([[[[0], [1], [2]]] * 4] * 12)).summary
     assert (summary["substituted_weight_share"], summary["prefetch_bytes"]) == (0, 0)
+
+
+# ---- Read-ME
+
+
+def sticky_trace(requests, tokens, layers=2, experts=4, keep=0.7, prompt=0, seed=0):
+    """One expert for each token in all layers, often that of the token before."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(requests):
+        stream = [int(rng.integers(experts))]
+        for _ in range(tokens - 1):
+            stream.append(stream[-1] if rng.random() < keep else int(rng.integers(experts)))
+        rows.append([[[expert]] * layers for expert in stream])
+    return tiny_trace(rows, experts, prompts=[prompt] * requests)
+
+
+def readme(trace, cache=QueueBelady, slots=2, budget=4, running=4, by_expert=False, **roles):
+    layers = len(trace.meta.layers)
+    return run(
+        tiny_model(layers=layers, experts=4, top_k=1),
+        trace,
+        tiny_platform(),
+        system(scheduling=partial(ExpertAware, running, budget, by_expert), cache=cache, slots=UniformSlots, **roles),
+        timeline=False,
+        cache_bytes=layers * slots * EXPERT_BYTES,
+        kv_page_tokens=4,
+    )
+
+
+def belady_hits(stream, slots, lookahead):
+    """Hits of the rule written down anew: who is here and used farthest ahead within sight leaves, of those who are not
+    the longest unused."""
+    here, hits = [], 0
+    for place, expert in enumerate(stream):
+        if expert in here:
+            hits += 1
+            here.remove(expert)
+        elif len(here) == slots:
+            seen = stream[place + 1 : place + 1 + lookahead]
+            here.remove(max(here, key=lambda e: seen.index(e) if e in seen else len(stream)))  # the first of equals
+        here.append(expert)
+    return hits
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+@pytest.mark.parametrize("slots", [2, 3])
+def test_belady_over_the_queue_is_beladys_rule_on_the_tokens_in_sight(lookahead, slots):
+    """Four requests whose tokens run one by one in turn, so that the queue is the next three tokens of the stream."""
+    trace = sticky_trace(4, 30)
+    result = readme(trace, partial(QueueBelady, lookahead), slots, budget=1)
+    rows = [trace.request(number).experts[:, 0, 0].tolist() for number in range(4)]
+    stream = [expert for token in zip(*rows, strict=True) for expert in token]
+    assert sum(record.hits for record in result.records) == 2 * belady_hits(stream, slots, lookahead)
+
+
+def test_who_sees_more_of_the_queue_misses_less():
+    trace = sticky_trace(6, 60, keep=0.5, seed=1)
+    found = [
+        readme(trace, cache, running=6, budget=1).summary["hit_rate"]
+        for cache in (Lru, partial(QueueBelady, 1), partial(QueueBelady, 3), QueueBelady)
+    ]
+    assert found == sorted(found)
+    assert found[0] < found[1] < found[3]
+
+
+def test_a_cache_that_looks_at_the_queue_needs_one():
+    with pytest.raises(ScenarioError, match="QueueBelady looks at what waits"):
+        run(
+            tiny_model(**MODEL),
+            random_trace(5, 3, 8, **MODEL),
+            tiny_platform(),
+            system(cache=QueueBelady),
+            timeline=False,
+        )
+
+
+class Waiting(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def queue(*heads, prompts=()):
+    """What a scheduler sees of requests that decode, each asking for one expert, and of prompts."""
+    asked = [[expert] for expert in heads] + [list(prompt) for prompt in prompts]
+    requests = [
+        Waiting(order=n, ready_s=0.0, rows=9, done=0, prompt_left=len(tokens) if n >= len(heads) else 0, tokens=tokens)
+        for n, tokens in enumerate(asked)
+    ]
+    room = SimpleNamespace(take=lambda request, tokens: True)
+    return SimpleNamespace(
+        running=requests,
+        waiting=[],
+        trial=lambda: room,
+        asked=lambda request: np.array(request.tokens).reshape(-1, 1, 1),
+    )
+
+
+def chosen(view, budget, **parameters):
+    turn = ExpertAware(token_budget=budget, **parameters).next_turn(view)
+    return {request.order: tokens for request, tokens in turn.parts.items()}
+
+
+def test_a_batch_takes_the_tokens_of_the_expert_with_most_waiting_first():
+    view = queue(0, 1, 2, 1, 2, 1)
+    assert list(chosen(view, 3)) == [1, 3, 5]
+    assert list(chosen(view, 4)) == [1, 3, 5, 2]
+    assert list(chosen(view, 6)) == [1, 3, 5, 2, 4, 0]
+    assert list(chosen(view, 3, by_expert=False)) == [0, 1, 2]
+
+
+def test_a_prompt_goes_on_as_far_as_its_tokens_ask_for_the_expert_of_the_moment():
+    assert chosen(queue(0, prompts=[(1, 1, 1, 0, 0, 2)]), 3) == {1: 3}
+    assert chosen(queue(0, prompts=[(1, 1, 1, 0, 0, 2)]), 5) == {
+        1: 4,
+        0: 1,
+    }  # then expert 0: request 0, two of the prompt
+    assert chosen(queue(0, prompts=[(1, 1, 1, 0, 0, 2)]), 7) == {1: 6, 0: 1}
+
+
+def test_batches_by_expert_ask_for_fewer_experts_and_process_every_token_once():
+    trace = sticky_trace(12, 30, prompt=6, seed=2)
+    apart, together = (readme(trace, slots=4, running=12, by_expert=by_expert) for by_expert in (False, True))
+    for result in (apart, together):
+        assert result.summary["decode_tokens"] == 12 * 24
+        assert result.summary["prefill_tokens"] == 12 * 6
+        assert max(record.tokens for record in result.records) == 4
+    asked = [sum(r.hits + r.late + r.loads for r in result.records) for result in (apart, together)]
+    assert asked[1] < 0.8 * asked[0]
+
+
+# ---- paths known before the pass
+
+
+def test_paths_name_what_the_steps_tokens_will_ask_for_nearest_layer_first():
+    policy = BatchPaths()
+    policy.bind(PolicyContext(layers=3, experts=4, top_k=1, size_bytes=[]))
+    routing = Routing()
+    rows = [np.array([[[0], [1], [2]]]), np.array([[[0], [1], [3]]]), np.array([[[3], [2], [3]]])]
+    routing.begin(SimpleNamespace(rows=rows, requests=[0, 1, 2]))
+    assert policy.expect(0, routing)[0] == [4 + 1, 4 + 2, 8 + 3, 8 + 2]
+    assert policy.expect(1, routing)[0] == [8 + 3, 8 + 2]
+    assert policy.expect(2, routing)[0] == []
+
+
+def test_paths_are_right_as_often_as_is_said():
+    policy = BatchPaths(recall=0.8)
+    policy.bind(PolicyContext(layers=2, experts=50, top_k=1, size_bytes=[], rng=np.random.default_rng(1)))
+    routing, right, steps_, rng = Routing(), 0, 4000, np.random.default_rng(2)
+    for _ in range(steps_):
+        row = rng.integers(50, size=(1, 2, 1))
+        routing.begin(SimpleNamespace(rows=[row], requests=[0]))
+        right += policy.expect(0, routing)[0] == [50 + int(row[0, 1, 0])]
+        policy.expect(1, routing)
+    assert abs(right / steps_ - 0.8) < 3 * (0.8 * 0.2 / steps_) ** 0.5
