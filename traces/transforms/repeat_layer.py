@@ -26,8 +26,14 @@ def apply(stream: Stream, layers: int, place: int = 0) -> Stream:
         return None if values is None else np.repeat(values[:, place : place + 1], layers, axis=1)
 
     def change(request: RequestTrace) -> RequestTrace:
-        parts = {name: repeated(getattr(request, name)) for name in ("experts", "weights", "probabilities", "norms")}
-        return dataclasses.replace(request, guesses=None, **parts)
+        return dataclasses.replace(
+            request,
+            experts=np.repeat(request.experts[:, place : place + 1], layers, axis=1),
+            weights=repeated(request.weights),
+            probabilities=repeated(request.probabilities),
+            norms=repeated(request.norms),
+            guesses=None,
+        )
 
     return stream.each(change).with_meta(
         layers=tuple(range(layers)), guess_distances=0, guess_width=0, expert_bytes=None

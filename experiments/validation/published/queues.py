@@ -68,3 +68,13 @@ def experts_per_step(overrides: Sequence[str]) -> float:
     run = simulate(_scenario(overrides))
     asked = run.steps[["hits", "late", "loads", "on_cpu"]].to_numpy().sum()
     return float(asked / (len(run.steps) * len(run.run.layer_expert_bytes)))
+
+
+def here_or_coming_gap(runs: Mapping[str, Run], of: str, over: str) -> float:
+    """By how much one run found more of the experts asked for in memory or on their way than another."""
+
+    def share(name: str) -> float:
+        summary = runs[name].summary
+        return float(summary["hit_rate"]) + float(summary["late_rate"])
+
+    return share(of) - share(over)

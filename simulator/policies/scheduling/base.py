@@ -69,3 +69,16 @@ class SchedulingPolicy(Policy):
 
     def next_turn(self, view: QueueView) -> Turn:
         raise NotImplementedError
+
+
+def with_room(view: QueueView, most: int) -> list[Request]:
+    """The running requests, and of those that wait the first for all of whose answers there is room; `most` in all."""
+    room = view.trial()
+    for request in view.running:
+        room.take(request, request.rows - request.done)
+    ready = list(view.running)
+    for request in view.waiting:
+        if len(ready) >= most or not room.take(request, request.rows):
+            break
+        ready.append(request)
+    return ready

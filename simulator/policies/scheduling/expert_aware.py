@@ -1,4 +1,4 @@
-from simulator.policies.scheduling.base import SchedulingPolicy, Turn
+from simulator.policies.scheduling.base import SchedulingPolicy, Turn, with_room
 
 
 class ExpertAware(SchedulingPolicy):
@@ -20,7 +20,7 @@ class ExpertAware(SchedulingPolicy):
 
     def next_turn(self, view):
         turn, left = Turn(), self._token_budget
-        ready = self._ready(view)
+        ready = sorted(with_room(view, self.max_batch), key=lambda request: (request.ready_s, request.order))
         if not self._by_expert:
             for request in ready:
                 if left:
@@ -40,18 +40,6 @@ class ExpertAware(SchedulingPolicy):
                     if left and tokens[run:]:
                         _enqueue(queues, request, tokens[run:])
         return turn
-
-    def _ready(self, view):
-        """Requests that have or find room, the longest waiting first."""
-        room = view.trial()
-        for request in view.running:
-            room.take(request, request.rows - request.done)
-        ready = list(view.running)
-        for request in view.waiting:
-            if len(ready) == self.max_batch or not room.take(request, request.rows):
-                break
-            ready.append(request)
-        return sorted(ready, key=lambda request: (request.ready_s, request.order))
 
 
 def _enqueue(queues, request, tokens):

@@ -12,14 +12,17 @@ from simulator.plan import Workload
 from simulator.policies import PolicyContext
 from simulator.policies.cache.fifo_expected import FifoExpected
 from simulator.policies.cache.lru import Lru
+from simulator.policies.cache.predicted_slots import PredictedSlots
 from simulator.policies.cache.queue_belady import QueueBelady
 from simulator.policies.gating.resident import ResidentOnly
 from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.prediction.batch_paths import BatchPaths
 from simulator.policies.prediction.periodic import PeriodicForecast
 from simulator.policies.prefetch.ahead import FetchAhead
+from simulator.policies.prefetch.none import NoPrefetch
 from simulator.policies.scheduling.continuous import Continuous
 from simulator.policies.scheduling.expert_aware import ExpertAware
+from simulator.policies.scheduling.regroup import Regroup
 from simulator.policies.scheduling.slo_greedy import SloGreedy
 from simulator.policies.slots.expert_share import ExpertShare
 from simulator.policies.slots.uniform import UniformSlots
@@ -364,3 +367,90 @@ def test_paths_are_right_as_often_as_is_said():
         right += policy.expect(0, routing)[0] == [50 + int(row[0, 1, 0])]
         policy.expect(1, routing)
     assert abs(right / steps_ - 0.8) < 3 * (0.8 * 0.2 / steps_) ** 0.5
+
+
+# ---- ExpertFlow
+
+
+def shares(slots, named, layer):
+    """Slots of each layer to come while `layer` runs; `named`: predicted experts by layer, of layers of ten."""
+    cache = PredictedSlots()
+    cache.bind(PolicyContext(layers=4, experts=10, top_k=1, size_bytes=[1] * 40, capacity_bytes=slots))
+    view = SimpleNamespace(layer_of=lambda blob: blob // 10, layer=layer, prefetching=True)
+    cache.on_forecast([10 * ahead + n for ahead, count in named.items() for n in range(count)], None, view)
+    return {ahead: cache.share(ahead) for ahead in named}
+
+
+def test_layers_to_come_share_the_slots_as_they_are_predicted_to_ask_and_those_done_give_theirs_up():
+    assert shares(12, {1: 1, 2: 3, 3: 2}, 0) == {1: 2, 2: 6, 3: 4}
+    assert shares(12, {2: 3, 3: 2}, 1) == {2: 7, 3: 4}
+    assert shares(12, {3: 2}, 2) == {3: 12}
+
+
+def flow(trace, cache=PredictedSlots, slots=6, recall=1.0, prefetch=FetchAhead):
+    layers = len(trace.meta.layers)
+    return run(
+        tiny_model(layers=layers, experts=8, top_k=1),
+        trace,
+        tiny_platform(link_bytes_per_s=1e12),  # a copy takes less than a layer
+        system(cache=cache, prediction=partial(BatchPaths, None, recall), prefetch=prefetch),
+        Workload(batch_size=4),
+        timeline=False,
+        cache_bytes=slots * EXPERT_BYTES,
+    )
+
+
+def test_what_is_predicted_is_there_but_for_the_first_layer():
+    trace = random_trace(7, 4, 20, layers=4, experts=8, top_k=1)
+    result = flow(trace, slots=16)  # four tokens, four layers
+    assert result.layers.loads.tolist()[0] + result.layers.loads.tolist()[4] > 0
+    assert result.layers.groupby("layer").loads.sum().tolist()[1:] == [0, 0, 0]
+
+
+def test_a_wrong_prediction_costs_loads_and_lru_costs_more():
+    trace = random_trace(7, 4, 40, layers=4, experts=8, top_k=1)
+    right, often, never = (
+        flow(trace, slots=16, recall=1.0),
+        flow(trace, slots=16, recall=0.7),
+        flow(trace, Lru, slots=16, prefetch=NoPrefetch),
+    )
+    loads = [sum(record.loads for record in result.records) for result in (right, often, never)]
+    assert loads[0] < loads[1] < loads[2]
+
+
+def turns(view, count, **parameters):
+    policy = Regroup(**parameters)
+    policy.bind(PolicyContext(layers=1, experts=10, top_k=1, size_bytes=[]))
+    return [sorted(request.order for request in policy.next_turn(view).parts) for _ in range(count)]
+
+
+def test_requests_of_like_paths_run_together_and_each_runs_once_in_two_steps():
+    view = queue(0, 5, 0, 5, 5, 0)
+    for request in view.running:
+        request.prompt_left = 0
+    assert sorted(turns(view, 2, batch_size=3)) == [[0, 2, 5], [1, 3, 4]]
+    assert turns(view, 4, batch_size=3, regroup=False) == [[0, 1, 2], [3, 4, 5]] * 2
+    assert turns(view, 2, batch_size=6) == [[0, 1, 2, 3, 4, 5]] * 2
+
+
+def test_requests_that_all_ask_for_the_same_keep_their_order():
+    view = queue(3, 3, 3, 3)
+    assert turns(view, 2, batch_size=2) == [[0, 1], [2, 3]]
+
+
+def test_regrouping_asks_for_fewer_experts_and_serves_the_same_tokens():
+    rng = np.random.default_rng(3)
+    rows = [(rng.integers(4, size=(24, 3, 1)) + 4 * (number % 2)).tolist() for number in range(12)]
+    asked = []
+    for regroup in (True, False):
+        result = run(
+            tiny_model(layers=3, experts=8, top_k=1),
+            tiny_trace(rows, 8),
+            tiny_platform(),
+            system(scheduling=partial(Regroup, 4, regroup)),
+            timeline=False,
+        )
+        assert result.summary["decode_tokens"] == 12 * 24
+        assert max(record.tokens for record in result.records) == 4
+        asked.append(sum(record.hits + record.loads for record in result.records))
+    assert asked[0] < 0.9 * asked[1]
