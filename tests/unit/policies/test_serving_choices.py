@@ -28,7 +28,7 @@ from simulator.policies.slots.expert_share import ExpertShare
 from simulator.policies.slots.uniform import UniformSlots
 from simulator.routing import Routing
 from simulator.scenario import ScenarioError
-from tests.helpers import EXPERT_BYTES, random_trace, run, system, tiny_model, tiny_platform, tiny_trace
+from tests.helpers import EXPERT_BYTES, random_trace, run, steps_of, system, tiny_model, tiny_platform, tiny_trace
 
 MODEL = {"layers": 3, "experts": 4, "top_k": 1}
 
@@ -454,3 +454,30 @@ def test_regrouping_asks_for_fewer_experts_and_serves_the_same_tokens():
         assert max(record.tokens for record in result.records) == 4
         asked.append(sum(record.hits + record.loads for record in result.records))
     assert asked[0] < 0.9 * asked[1]
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"prediction": partial(PeriodicForecast, 1), "gating": partial(ResidentOnly, True), "scheduling": SloGreedy},
+        {"prediction": partial(BatchPaths, 1), "cache": QueueBelady, "scheduling": partial(ExpertAware, 4, 3)},
+        {"prediction": partial(BatchPaths, None, 0.8), "cache": PredictedSlots, "scheduling": partial(Regroup, 2)},
+    ],
+)
+def test_an_event_for_every_operation_gives_the_same_run(roles):
+    results = [
+        run(
+            tiny_model(**MODEL),
+            random_trace(5, 9, 8, prompt=3, **MODEL),
+            tiny_platform(),
+            system(**roles),
+            Workload(requests=6),
+            timeline=False,
+            cache_bytes=6 * EXPERT_BYTES,
+            stepwise=stepwise,
+        )
+        for stepwise in (False, True)
+    ]
+    assert steps_of(results[0]) == steps_of(results[1])
+    assert results[0].request_rows == results[1].request_rows
+    assert results[0].summary["prefetch_bytes"] > 0
