@@ -555,6 +555,7 @@ class _Builder:
             adapter=adapter,
             routing=self.routing if len(self.workers) == 1 else None,
             forecaster=self._forecaster(),
+            move_ps_per_byte=2e12 / platform.memory_of(name).memory_read_bytes_per_s,  # read once and written once
             swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
         )
 

@@ -44,6 +44,7 @@ class Batcher:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.swaps: list[tuple[int, bool, int]] = []  # of the step that comes
+        self.moved: list[tuple[int, int]] = []
         self.preemptions = 0
         self.composed: Parts | None = None  # what `compose` gave and nobody has run
         self._progress = progress
@@ -72,7 +73,7 @@ class Batcher:
             return parts
         batch, last = self.batch_of(parts)
         step = self.steps.step(parts, batch, last)
-        step.swaps = self.swaps
+        step.swaps, step.moved = self.swaps, self.moved
         if self._progress is not None:
             self._progress(step.tokens)
         return step
@@ -91,7 +92,7 @@ class Batcher:
         while arrived := self.arrivals.until(time_ps):  # one that has nothing to process may let another come
             for arrival_ps, order in arrived:
                 self._arrive(order, arrival_ps)
-        self.swaps = []
+        self.swaps, self.moved = [], []
         running = self.running
         known = running and not self.waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
         if known and self.pages.grow(running, 1):
@@ -163,6 +164,7 @@ class Batcher:
             request.drop(keep)
             self.waiting.appendleft(request)
             self.preemptions += 1
+        self.moved = [(request.worker, pages.held_bytes(request)) for request in turn.moved if request in running]
         for request, tokens in turn.parts.items():
             most = request.prompt_left or 1
             if not 1 <= tokens <= most:

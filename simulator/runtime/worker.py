@@ -72,7 +72,8 @@ class Worker(Stream):
     the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram"). `management` is
     what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
     adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said;
-    `swap_lanes` carry KV cache from and to host memory; `forecaster` is a prediction that is asked in every layer.
+    `swap_lanes` carry KV cache from and to host memory; `forecaster` is a prediction that is asked in every layer;
+    `move_ps_per_byte` the time of a copy within its memory.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Worker(Stream):
         routing: Routing | None = None,
         swap_lanes: tuple[Lane, Lane] | None = None,
         forecaster: PredictionPolicy | None = None,
+        move_ps_per_byte: float = 0.0,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -132,7 +134,7 @@ class Worker(Stream):
         self.adapter = adapter
         self._routing = routing
         self._swap_lanes = swap_lanes
-        self._forecaster = forecaster
+        self._forecaster, self._move_ps_per_byte = forecaster, move_ps_per_byte
         self.stretches: Stretches | None = None
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
@@ -194,6 +196,10 @@ class Worker(Stream):
         busy, busy_before_ps, evicted_before_bytes = 0, self.busy_ps, tier.evicted_bytes
         if step.swaps:
             t = yield from self._swap(step, t)
+        if step.moved:
+            move_ps = round(self._move_ps_per_byte * sum(size for worker, size in step.moved if worker == self.rank))
+            t += move_ps
+            path.add(t, (0, move_ps, 0))
         for op, layer, after, task in self._chain:
             if after:
                 assert exchange is not None

@@ -21,11 +21,13 @@ class Turn:
 
     parts: request -> tokens of it to process, in order: one of a request that decodes, at most `prompt_left` of one
     whose prompt is not done; a waiting request that is named here is admitted. preempted: running requests that give
-    their KV cache back and wait again, before the others.
+    their KV cache back and wait again, before the others. moved: requests whose KV cache is copied to another place of
+    the same memory before the step begins.
     """
 
     parts: dict[Request, int] = field(default_factory=dict)
     preempted: list[Request] = field(default_factory=list)
+    moved: list[Request] = field(default_factory=list)
 
 
 class QueueView:

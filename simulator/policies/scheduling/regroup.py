@@ -10,10 +10,10 @@ class Regroup(SchedulingPolicy):
     Token scheduler of ExpertFlow (arXiv 2410.17954): K-means over the predicted paths of two adjacent batches,
     whose squared distance of one-hot vectors is twice the Hamming distance, so that each step asks for fewer
     distinct experts. Here the halves are of equal size, the requests nearest to the first centre in the first, and
-    paths are those that the tokens will take (its predictor is right in nine of ten). The KV cache is paged, so
-    that a request that changes its batch moves nothing; the clustering's time, below 10 ms on the host and beside
-    the computation, is not counted. A prompt is processed at once, with its batch. regroup: false keeps the order
-    of admission.
+    paths are those that the tokens will take (its predictor is right in nine of ten). The KV cache of a request that
+    changes its half is copied within the GPU's memory, read once and written once; the clustering's time, below 10 ms
+    on the host and beside the computation, is not counted. A prompt is processed at once, with its batch. regroup:
+    false keeps the order of admission.
     """
 
     def __init__(self, batch_size: int = 16, regroup: bool = True) -> None:
@@ -21,6 +21,7 @@ class Regroup(SchedulingPolicy):
             raise ValueError(f"policy.scheduling.batch_size is {batch_size}; expected at least 1.")
         self.max_batch, self._size, self._regroup = 2 * batch_size, batch_size, regroup
         self._second: list = []
+        self._half: dict[int, int] = {}  # order of a request -> the half it was in
 
     def bind(self, context):
         self._layers, self._experts = context.layers, context.experts
@@ -34,8 +35,23 @@ class Regroup(SchedulingPolicy):
             if self._regroup and len(ready) > self._size:
                 ready = self._by_path(ready, view)
             border = min(self._size, -(-len(ready) // 2)) if len(ready) > self._size else len(ready)
-            group, self._second = ready[:border], ready[border:]
+            halves = ready[:border], ready[border:]
+            turn = Turn(moved=self._moved(halves) if self._regroup else [])
+            group, self._second = halves
+            turn.parts.update((request, request.prompt_left or 1) for request in group)
+            return turn
         return Turn({request: request.prompt_left or 1 for request in group})
+
+    def _moved(self, halves):
+        """Requests that come into another half's block of memory; which half is called the first, is free to choose."""
+        changed: list[list] = [[], []]  # if the halves keep their names, and if they exchange them
+        for half, requests in enumerate(halves):
+            for request in requests:
+                if request.order in self._half:
+                    changed[self._half[request.order] == half].append(request)
+        exchanged = len(changed[1]) < len(changed[0])
+        self._half = {request.order: half ^ exchanged for half, requests in enumerate(halves) for request in requests}
+        return changed[exchanged]
 
     def _by_path(self, ready, view):
         """Requests by how much nearer they are to the first of two centres."""

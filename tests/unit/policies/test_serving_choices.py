@@ -18,6 +18,7 @@ from simulator.policies.gating.resident import ResidentOnly
 from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.prediction.batch_paths import BatchPaths
 from simulator.policies.prediction.periodic import PeriodicForecast
+from simulator.policies.prediction.popularity import PopularityPrediction
 from simulator.policies.prefetch.ahead import FetchAhead
 from simulator.policies.prefetch.none import NoPrefetch
 from simulator.policies.scheduling.continuous import Continuous
@@ -481,3 +482,52 @@ def test_an_event_for_every_operation_gives_the_same_run(roles):
     assert steps_of(results[0]) == steps_of(results[1])
     assert results[0].request_rows == results[1].request_rows
     assert results[0].summary["prefetch_bytes"] > 0
+
+
+def test_only_who_changes_the_half_is_copied_whatever_the_halves_are_called():
+    policy, view = Regroup(batch_size=3), queue(0, 5, 0, 5, 5, 0)
+    policy.bind(PolicyContext(layers=1, experts=10, top_k=1, size_bytes=[]))
+
+    def moved():
+        found = [policy.next_turn(view).moved, policy.next_turn(view).moved]
+        return [sorted(request.order for request in requests) for requests in found]
+
+    assert moved() == [[], []]
+    view.running[0].tokens, view.running[1].tokens = [5], [0]  # these two exchange their paths
+    assert moved() == [[0, 1], []]
+    for request in view.running:
+        request.tokens = [9 - request.tokens[0]]  # all others than before, in the same company
+    assert moved() == [[], []]
+
+
+class MovesAll(Continuous):
+    """Copies the KV cache of all running requests before every step."""
+
+    steady = False
+
+    def bind(self, context):
+        self.copied_bytes = []
+
+    def next_turn(self, view):
+        turn = super().next_turn(view)
+        turn.moved = list(view.running)
+        self.copied_bytes.append(sum(view.trial().held_bytes(request) for request in view.running))
+        return turn
+
+
+@pytest.mark.parametrize("bytes_per_s", [1e9, 1e10])
+def test_a_copy_within_the_memory_takes_two_passes_at_its_rate(bytes_per_s):
+    def served(kind):
+        return run(
+            tiny_model(layers=2, experts=4, top_k=2),
+            random_trace(3, 3, 12, layers=2, experts=4, top_k=2, prompt=4),
+            tiny_platform(gpu_bytes_per_s=bytes_per_s),
+            system(scheduling=partial(kind, max_batch=4, token_budget=8), prediction=PopularityPrediction),
+            timeline=False,
+            kv_page_tokens=4,
+        )
+
+    plain, moving = served(Continuous), served(MovesAll)
+    copied = moving.run.batcher.policy.copied_bytes
+    assert sum(copied) > 0
+    assert moving.duration_ps - plain.duration_ps == sum(round(2e12 / bytes_per_s * size) for size in copied)
