@@ -128,7 +128,7 @@ def trace_recipe(node: Mapping[str, Any]) -> Recipe | None:
     Raises ConfigError unless the node has either a path or a profile, TraceError as `Recipe.from_mapping`.
     """
     where = f"trace {node['name']}"
-    keys = [field.name for field in dataclasses.fields(TraceFields) if field.name not in ("name", "path")]
+    keys = [field.name for field in dataclasses.fields(TraceFields) if field.name not in ("name", "path", "steps")]
     made = [key for key in keys if node.get(key) is not None]
     if node.get("path") is not None:
         if made:
@@ -142,12 +142,17 @@ def trace_recipe(node: Mapping[str, Any]) -> Recipe | None:
 
 
 def trace_path(node: Mapping[str, Any]) -> Path:
-    """The file of a configuration's `trace`, drawn now if it is a synthetic one that was not drawn before.
+    """The file of a configuration's `trace`, drawn and transformed now if that was not done before.
 
-    Raises as `trace_recipe`, `data_path` and `Recipe.path`.
+    Raises as `trace_recipe`, `data_path`, `Recipe.path` and `traces.transforms.run_steps`.
     """
     recipe = trace_recipe(node)
-    return data_path(node["path"]) if recipe is None else recipe.path()
+    path = data_path(node["path"]) if recipe is None else recipe.path()
+    if not node.get("steps"):
+        return path
+    from traces.transforms._kept import kept
+
+    return kept(path, list(node["steps"]))
 
 
 def trace_of(cfg: Mapping[str, Any]) -> Trace:

@@ -52,6 +52,7 @@ class TraceFields:
 
     A trace with `profile` instead of `path` is drawn when it is first used: the other keys are those of
     `traces.synthesis.recipe.Recipe`, which reads and checks them; null stands for its defaults.
+    steps: transforms that make the trace to be used of this one, such as `top_k 1` (null: none).
     """
 
     name: str = MISSING
@@ -63,6 +64,7 @@ class TraceFields:
     seed: int | None = None
     probabilities: bool | None = None
     guesses: Any = None
+    steps: list[str] | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ from simulator.policies.cache.base import CachePolicy
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Task
 from simulator.policies.precision.stored import AsStored
+from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prediction.none import NoPrediction
 from simulator.policies.slots.base import SlotsPolicy
 from simulator.residency import RESIDENT, Partition, Tier
@@ -38,6 +39,7 @@ from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from simulator.tasks import tasks_by_request, training_tasks
 from simulator.tenants.dense import InstanceCosts
 from simulator.tenants.gating import OwnExperts
 from simulator.tenants.serve import serve_instances
@@ -122,11 +124,12 @@ class _Builder:
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
-        guess = self.prediction.guess
+        guess = None if self.prediction.by_step else self.prediction.guess
         seed = component_seed(settings.seed, "plan")
         self.plan = Plan(trace, scenario.workload, seed, guess, rewrite, carry, self.identity)
         # the same steps without guesses
         self.silent = Plan(trace, scenario.workload, seed, None, rewrite, identity=self.identity)
+        self._tasks = tasks_by_request(self.silent)
         asked, there = scenario.workload.requests, len(self.silent.indices)
         if asked is not None and asked > there:
             self.remarks.append(
@@ -177,7 +180,7 @@ class _Builder:
                         f"policy/{role} {type(policy).__name__} needs the router's {part}, which the trace of"
                         f" {meta.model} does not hold; `moesim show TRACE` tells what a trace holds."
                     )
-                if there[part] and role != "prediction":
+                if there[part] and (role != "prediction" or self.prediction.by_step):
                     carried.add(part)
         if self.gating.chooses or len(self.precision.bits) > 1:
             carried |= {part for part in ("weights",) if there[part]}
@@ -197,6 +200,8 @@ class _Builder:
             capacity_bytes=capacity_bytes,
             rng=np.random.default_rng(component_seed(self.scenario.settings.seed, name, child)),
             training=partial(self._training, not own),
+            training_tasks=lambda: training_tasks(self.silent),
+            tasks=self._tasks,
             future=future or (lambda: iter(())),
         )
 
@@ -251,6 +256,7 @@ class _Builder:
             self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
             workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
+        self._show_queue(tiers, batcher)
         if batcher is not None:
             self._run_ahead(workers[0], batcher)
         return Run(
@@ -281,6 +287,17 @@ class _Builder:
         pages = KvPages(self.scenario.settings.kv_page_tokens, self.shares.kv_bytes, rooms)
         batcher = Batcher(self.plan, self.scheduling, pages, self.progress)
         return batcher, batcher
+
+    def _show_queue(self, tiers: list[Tier], batcher: Batcher | None) -> None:
+        """Let caches that want to see what waits see it. Raises ScenarioError where nothing waits."""
+        for tier in tiers:
+            if any(partition.cache.sees_queue for partition in tier.partitions):
+                if batcher is None or len(tiers) > 1:
+                    raise ScenarioError(
+                        f"policy/cache {type(tier.partitions[0].cache).__name__} looks at what waits; expected a"
+                        " policy/scheduling with a queue, such as continuous, and a platform of one worker."
+                    )
+                tier.view.queued = batcher.queued
 
     def _run_ahead(self, worker: Worker, batcher: Batcher) -> None:
         """Let a worker take many steps at once, if it can have no company and nobody looks on."""
@@ -558,9 +575,22 @@ class _Builder:
             framework_ps=to_ps(scenario.settings.framework_layer_s),
             adapter=adapter,
             routing=self.routing if len(self.workers) == 1 else None,
+            forecaster=self._forecaster(),
+            move_ps_per_byte=2e12 / platform.memory_of(name).memory_read_bytes_per_s,  # read once and written once
             swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
             collectives=make_collectives(scenario, self.ranks, self.shares, rank, self.times, self._lane, exchange),
         )
+
+    def _forecaster(self) -> PredictionPolicy | None:
+        """A prediction that is asked while the run goes on."""
+        if not self.prediction.by_step:
+            return None
+        if len(self.workers) > 1:
+            raise ScenarioError(
+                f"policy/prediction {type(self.prediction).__name__} is asked in every step and needs a platform of one"
+                f" worker; {self.scenario.platform.name} has {len(self.workers)}."
+            )
+        return self.prediction
 
     def _swap_lanes(self, worker: str, back: Lane) -> tuple[Lane, Lane]:
         """Lanes that carry KV cache from a worker to host memory, and back."""

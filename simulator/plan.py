@@ -68,7 +68,8 @@ class Step:
     probabilities: what the router said to each request, [tokens, layers, top_k or experts] (the last two None
     unless the plan carries them); lost: gate weight that a rewriting of the routing dropped and substituted,
     summed over tokens, [layers, 2]; prompt_tokens: of `tokens`, those of prompts; `prefill` means there are some;
-    swaps: (worker, whether to the host, bytes) of KV cache that are copied before the step begins.
+    swaps: (worker, whether to the host, bytes) of KV cache that are copied before the step begins; moved: (worker,
+    bytes) of KV cache that are copied within the worker's memory.
     """
 
     batch: int
@@ -88,6 +89,7 @@ class Step:
     lost: np.ndarray | None = None
     prompt_tokens: int = 0
     swaps: Sequence[tuple[int, bool, int]] = ()
+    moved: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(slots=True)

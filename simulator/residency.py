@@ -7,8 +7,10 @@ is reserved when a load is submitted, so a memory is never over its size, not ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from simulator.engine.fabric import LANDED, Transfer
 
@@ -30,10 +32,11 @@ class LayerView:
     group: running number of the (step, layer) being served; layer: ordinal of the MoE layer;
     prefill: whether the step processes a prompt; prefetching: whether `victims` is asked on behalf
     of experts that are only expected to be needed; routing: what the router said, for a policy that `needs` or
-    `uses` it; layers: how many routed layers there are.
+    `uses` it; layers: how many routed layers there are; queued(): for a policy that `sees_queue`, experts of the
+    tokens that wait, for each request [tokens, layers, top_k], as the batcher's `queued`.
     """
 
-    __slots__ = ("_tier", "group", "layer", "prefetching", "prefill", "routing")
+    __slots__ = ("_tier", "group", "layer", "prefetching", "prefill", "queued", "routing")
 
     def __init__(self, tier: Tier) -> None:
         self._tier = tier
@@ -42,6 +45,7 @@ class LayerView:
         self.prefill = False
         self.prefetching = False
         self.routing: Routing | None = None
+        self.queued: Callable[[], Sequence[np.ndarray]] = tuple
 
     @property
     def layers(self) -> int:

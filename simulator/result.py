@@ -136,6 +136,16 @@ class Result:
         return [row | list_columns(plan, row["request"]) for row in rows]
 
     @cached_property
+    def tasks(self) -> pd.DataFrame:
+        """One row per task label, after the warm-up, where requests come and go: requests, decode_tokens, mean times,
+        slo_attainment, goodput_requests_per_s. Empty for lock-step runs."""
+        import pandas as pd
+
+        batcher, rows = self.run.batcher, [row for row in self.request_rows if not row["warmup"]]
+        known = batching.task_rows(batcher, rows, self.summary["makespan_s"]) if batcher is not None else []
+        return pd.DataFrame(known)
+
+    @cached_property
     def layers(self) -> pd.DataFrame:
         """One row per phase and routed layer (warm-up included): hits, late, loads, on_cpu, hit_rate; and, where the
         system changes what the router chose, shares of gate weight dropped, substituted, run at low precision."""

@@ -32,6 +32,11 @@ class Routing:
             raise PolicyError("a policy asks what the router said, which is seen on platforms of one worker only.")
         return self._step
 
+    @property
+    def requests(self) -> list[int]:
+        """Ids of the requests in the step."""
+        return self._now().requests
+
     def ids(self, layer: int) -> np.ndarray:
         """Experts chosen by each token, [n, k], -1 where a slot is empty. Raises PolicyError with several workers."""
         return np.concatenate([rows[:, layer] for rows in self._now().rows])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from traces.workloads.requests import SLOS
+
 if TYPE_CHECKING:
     from simulator.plan import Plan
 
@@ -53,14 +55,30 @@ def facts(plan: Plan) -> dict[str, Any]:
 
 
 def list_columns(plan: Plan, request: int) -> dict[str, Any]:
-    """Of a request of a list: trace_request, task, tenant, arrival_s (None: known at run time); else nothing."""
+    """Of a request of a list: trace_request, task, tenant, arrival_s (None: known at run time), and what it may
+    take, if the list says so of any (NaN: as the run says); else nothing."""
     listed = plan.listed
     if listed is None:
         return {}
     arrival_s = float(listed.arrival_s[request])
+    own = {name: getattr(listed, name) for name in SLOS}
     return {
         "trace_request": int(listed.trace_request[request]),
         "task": listed.task[request],
         "tenant": listed.tenant[request],
         "arrival_s": None if np.isnan(arrival_s) else arrival_s,
+        **{name: float(column[request]) for name, column in own.items() if not np.isnan(column).all()},
     }
+
+
+def slo_s(plan: Plan, order: int) -> tuple[float | None, float | None]:
+    """What the request of this place may take to its first token, and on average for each one after it, in seconds:
+    as the request list says, or else the run; None if neither does."""
+    workload, listed = plan.workload, plan.listed
+    own: list[float | None] = [workload.slo_ttft_s, workload.slo_tpot_s]
+    if listed is not None:
+        row = plan.served[order].id
+        for place, column in enumerate((listed.slo_ttft_s, listed.slo_tpot_s)):
+            if not np.isnan(column[row]):
+                own[place] = float(column[row])
+    return own[0], own[1]

@@ -143,6 +143,7 @@ _MEANINGS = {
     "experiment.description": "what `moesim list experiments` says of it",
     "trace.name": "a name to show",
     "trace.path": "a shipped file's name, or a path",
+    "trace.steps": "transforms that make the trace to be used of this one, such as `top_k 1` (null: none)",
 }
 
 

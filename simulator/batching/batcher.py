@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from simulator.batching.arrivals import Arrivals
 from simulator.batching.log import RequestRecord
 from simulator.batching.pages import KvPages
@@ -15,6 +17,8 @@ from simulator.plan import Plan, Step
 from simulator.policies.scheduling.base import QueueView, SchedulingPolicy, Turn
 from simulator.residency import PolicyError
 from simulator.runtime.record_log import RecordLog
+from simulator.tasks import task_of
+from simulator.unrecorded import slo_s
 
 Parts = list[tuple[Request, int]]
 
@@ -40,10 +44,11 @@ class Batcher:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.swaps: list[tuple[int, bool, int]] = []  # of the step that comes
+        self.moved: list[tuple[int, int]] = []
         self.preemptions = 0
         self.composed: Parts | None = None  # what `compose` gave and nobody has run
         self._progress = progress
-        self._view = QueueView(pages)
+        self._view = QueueView(pages, self.steps.ahead)
         self._parts: Parts = []  # of the step that runs
         self._times = 1  # how often they run
         self._preempted = False  # somebody for them
@@ -68,7 +73,7 @@ class Batcher:
             return parts
         batch, last = self.batch_of(parts)
         step = self.steps.step(parts, batch, last)
-        step.swaps = self.swaps
+        step.swaps, step.moved = self.swaps, self.moved
         if self._progress is not None:
             self._progress(step.tokens)
         return step
@@ -87,7 +92,7 @@ class Batcher:
         while arrived := self.arrivals.until(time_ps):  # one that has nothing to process may let another come
             for arrival_ps, order in arrived:
                 self._arrive(order, arrival_ps)
-        self.swaps = []
+        self.swaps, self.moved = [], []
         running = self.running
         known = running and not self.waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
         if known and self.pages.grow(running, 1):
@@ -124,12 +129,19 @@ class Batcher:
         if self._progress is not None:
             self._progress(times * sum(tokens for _, tokens in self._parts))
 
+    def queued(self) -> list[np.ndarray]:
+        """Experts of the tokens that could run but are not in the step that runs, for each request [tokens, layers,
+        top_k]: the running ones, the longest waiting first, then those that wait for admission."""
+        now = {request.order for request, _ in self._parts}
+        running = [request for request in self.running if request.order not in now]
+        running.sort(key=lambda request: (request.last_ps, request.order))
+        return [self.steps.ahead(request) for request in (*running, *self.waiting)]
+
     def _arrive(self, order: int, arrival_ps: int) -> None:
         plan = self.plan
-        workload, served = plan.workload, plan.served[order]
-        task = plan.listed.task[served.id] if plan.listed is not None else plan.trace.requests[served.index].task
-        slo_s = (workload.slo_ttft_s, workload.slo_tpot_s)
-        request = Request(order, served, arrival_ps, workload.synthetic_prefill, task, slo_s)
+        served = plan.served[order]
+        task = task_of(plan, order)
+        request = Request(order, served, arrival_ps, plan.workload.synthetic_prefill, task, slo_s(plan, order))
         request.last_ps = arrival_ps
         if request.rows:
             self.waiting.append(request)
@@ -152,6 +164,7 @@ class Batcher:
             request.drop(keep)
             self.waiting.appendleft(request)
             self.preemptions += 1
+        self.moved = [(request.worker, pages.held_bytes(request)) for request in turn.moved if request in running]
         for request, tokens in turn.parts.items():
             most = request.prompt_left or 1
             if not 1 <= tokens <= most:

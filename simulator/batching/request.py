@@ -65,6 +65,11 @@ class Request:
         return self.arrival_ps / 1e12
 
     @property
+    def ready_s(self) -> float:
+        """Since when its next token could run: its arrival, or the end of its last step. Seconds."""
+        return self.last_ps / 1e12
+
+    @property
     def prompt_tokens(self) -> int:
         """Context length in tokens before the first decoded one."""
         return self.served.prompt_tokens

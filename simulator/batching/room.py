@@ -8,6 +8,7 @@ from simulator.batching.pages import KvPages
 from simulator.plan import Plan
 from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.scenario import ScenarioError, Settings
+from simulator.unrecorded import slo_s
 
 
 def kv_room(
@@ -48,11 +49,11 @@ def check(plan: Plan, policy: SchedulingPolicy, settings: Settings) -> None:
         value = getattr(workload, name)
         if value is not None and not value > 0:
             raise ScenarioError(f"workload.{name} is {value}; expected more than 0 seconds, or null.")
-    if workload.slo_ttft_s is not None and not workload.synthetic_prefill:
-        for request in plan.served:
-            if not request.routed_prompt_tokens:
+    if not workload.synthetic_prefill:
+        for order, request in enumerate(plan.served):
+            if not request.routed_prompt_tokens and slo_s(plan, order)[0] is not None:
                 raise ScenarioError(
-                    f"workload.slo_ttft_s is set, but the prompt of request {request.id} was not recorded; expected"
+                    f"slo_ttft_s is set, but the prompt of request {request.id} was not recorded; expected"
                     " workload.synthetic_prefill=true, or a trace with prompts."
                 )
     if settings.kv_page_tokens < 1:

@@ -44,6 +44,13 @@ class StepMaker:
             request.prompt, request.decode = self._plan.bound(request.served)
             request.bound = True
 
+    def ahead(self, request: Request) -> np.ndarray:
+        """Experts of the tokens of a request that could run next, [tokens, layers, top_k]: what is left of its
+        prompt (or of a lost KV cache), or one decoded token."""
+        self.bind(request)
+        spans = _spans(request, request.done, request.done + (request.prompt_left or 1))
+        return np.concatenate([rows.experts[span] for rows, span in spans])
+
     def _decode(self, requests: list[Request], batch: int, last: bool) -> Step:
         rows = [self._decode_row(request) for request in requests]
         block, row = self._decode_block(requests)

@@ -8,6 +8,8 @@ import numpy as np
 
 from simulator.batching.batcher import Batcher
 from simulator.engine import seconds
+from simulator.tasks import task_of
+from simulator.unrecorded import slo_s
 
 PERCENTS = (50, 90, 99)
 FIGURES = (
@@ -25,11 +27,12 @@ FIGURES = (
 
 def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]:
     """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO."""
-    workload, rows = batcher.plan.workload, []
+    plan, rows = batcher.plan, []
     for record in sorted(batcher.log, key=lambda record: record.order):
         first_ps = record.first_ps if record.first_ps >= 0 else record.start_ps
         ttft_s = seconds(record.first_ps - record.arrival_ps) if record.first_ps >= 0 else None
         tpot_s = seconds(record.end_ps - first_ps) / record.decode_tokens if record.decode_tokens else None
+        slo_ttft_s, slo_tpot_s = slo_s(plan, record.order)
         rows.append(
             {
                 "request": record.request,
@@ -46,10 +49,28 @@ def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]
                 "arrival_s": seconds(record.arrival_ps),
                 "queued_s": seconds(record.start_ps - record.arrival_ps),
                 "preemptions": record.preemptions,
-                "slo_met": _met((ttft_s, workload.slo_ttft_s), (tpot_s, workload.slo_tpot_s)),
+                "slo_met": _met((ttft_s, slo_ttft_s), (tpot_s, slo_tpot_s)),
             }
         )
     return rows
+
+
+def task_rows(batcher: Batcher, rows: list[dict[str, Any]], makespan_s: float | None) -> list[dict[str, Any]]:
+    """A row for each task among the rows of requests, by name (None last): how many, how long, which met their SLO."""
+    labels = [task_of(batcher.plan, row["batch"]) for row in rows]
+    found = []
+    for task in sorted(set(labels), key=lambda label: (label is None, str(label))):
+        some = [row for row, label in zip(rows, labels, strict=True) if label == task]
+        met = [row["slo_met"] for row in some if row["slo_met"] is not None]
+        made: dict[str, Any] = {"task": task, "requests": len(some)}
+        made["decode_tokens"] = sum(row["decode_tokens"] for row in some)
+        for name in ("queued_s", "ttft_s", "tpot_s", "latency_s"):
+            values = [row[name] for row in some if row[name] is not None]
+            made[f"{name.removesuffix('_s')}_mean_s"] = float(np.mean(values)) if values else None
+        made["slo_attainment"] = sum(met) / len(met) if met else None
+        made["goodput_requests_per_s"] = sum(met) / makespan_s if met and makespan_s else None
+        found.append(made)
+    return found
 
 
 def _met(*pairs: tuple[float | None, float | None]) -> bool | None:

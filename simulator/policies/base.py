@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,9 @@ class PolicyContext:
     training: requests of the trace that the run does not serve, for policies that learn offline;
     future: the groups of blobs that will be asked for, in order, for clairvoyant policies only;
     levels: of precision; with several, a blob is (level * layers + layer) * experts + expert;
-    stored_bits: per weight of an expert as the model stores it.
+    stored_bits: per weight of an expert as the model stores it;
+    training_tasks: task label (or None) of each of the training requests, in their order; tasks: id of each request
+    served -> its label.
     """
 
     layers: int
@@ -41,6 +44,12 @@ class PolicyContext:
     future: Callable[[], Iterator[list[int]]] = field(default=lambda: iter(()))
     levels: int = 1
     stored_bits: float = 16.0
+    training_tasks: Callable[[], Iterator[str | None]] = field(default=lambda: iter(()))
+    tasks: Mapping[int, str | None] = field(default_factory=dict)
+
+    def labelled(self) -> Iterator[tuple[RequestTrace, str | None]]:
+        """The training requests with their task labels."""
+        return zip_longest(self.training(), self.training_tasks())
 
     def popularity(self) -> np.ndarray:
         """Selections of every blob in the training requests, int64 [levels * layers * experts]; equal at all levels."""

@@ -16,6 +16,7 @@ from simulator.plan import Block, Group, Step
 from simulator.policies.execution.base import ExecutionPolicy, Split
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Op, Task
+from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.residency import Partition, PolicyError, Tier
 from simulator.routing import Routing
@@ -72,7 +73,8 @@ class Worker(Stream):
     the pipeline's graph. `memory_name` names what bounds memory-bound work ("hbm" or "dram"). `management` is
     what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
     adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said;
-    `swap_lanes` carry KV cache from and to host memory.
+    `swap_lanes` carry KV cache from and to host memory; `forecaster` is a prediction that is asked in every layer;
+    `move_ps_per_byte` the time of a copy within its memory.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class Worker(Stream):
         routing: Routing | None = None,
         swap_lanes: tuple[Lane, Lane] | None = None,
         collectives: Collectives | None = None,
+        forecaster: PredictionPolicy | None = None,
+        move_ps_per_byte: float = 0.0,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -133,6 +137,7 @@ class Worker(Stream):
         self.adapter = adapter
         self._routing = routing
         self._swap_lanes = swap_lanes
+        self._forecaster, self._move_ps_per_byte = forecaster, move_ps_per_byte
         self.stretches: Stretches | None = None
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
@@ -196,6 +201,10 @@ class Worker(Stream):
         busy, busy_before_ps, evicted_before_bytes = 0, self.busy_ps, tier.evicted_bytes
         if step.swaps:
             t = yield from self._swap(step, t)
+        if step.moved:
+            move_ps = round(self._move_ps_per_byte * sum(size for worker, size in step.moved if worker == self.rank))
+            t += move_ps
+            path.add(t, (0, move_ps, 0))
         for op, layer, after, task in self._chain:
             if after:
                 assert exchange is not None
@@ -203,7 +212,10 @@ class Worker(Stream):
             if op is EXPERTS:
                 if scores is not None:
                     self._work.scores = scores[layer]
-                t = yield from self._experts(layer, groups[layer], guesses[layer] if guesses else nothing, t)
+                named = guesses[layer] if guesses else nothing
+                if self._forecaster is not None and self._routing is not None:
+                    named, self._work.scores = self._forecaster.expect(layer, self._routing)
+                t = yield from self._experts(layer, groups[layer], named, t)
             elif op is DENSE or op is TAIL:
                 duration, split = dense[layer]
                 if duration:

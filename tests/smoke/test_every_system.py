@@ -42,7 +42,8 @@ def policy(made: dict[str, str], role: str) -> type:
 def wants_one_worker(made: dict[str, str]) -> bool:
     """Whether a system decides by what the router says, or by what is resident, while the run goes on."""
     routing = "weights" in (*policy(made, "execution").uses, *policy(made, "execution").needs)
-    return policy(made, "gating").chooses or made["policy/precision"] != "stored" or routing
+    by_step = policy(made, "prediction").by_step
+    return policy(made, "gating").chooses or made["policy/precision"] != "stored" or routing or by_step
 
 
 @pytest.mark.parametrize("system", CHOSEN)

@@ -13,8 +13,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from traces.schema import RequestInfo
+from traces.workloads.recorded import FOLDER
 from traces.workloads.requests import (
     OPEN,
+    SLOS,
     RequestList,
     WorkloadError,
     check_requests,
@@ -35,15 +37,22 @@ COLUMNS = (
     "trace_request",
     "client",
     "think_s",
+    *SLOS,
 )
 
 
 def open_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo], seed: int = 0) -> RequestList:
     """The request list in a table (.csv, .parquet), or that of a specification (.yaml) over the requests of a trace.
 
-    `seed` is that of what a specification draws. Raises WorkloadError, one sentence naming the file.
+    A name without folder and ending is that of a shipped specification. `seed` is that of what a specification draws.
+    Raises WorkloadError, one sentence naming the file.
     """
     path = Path(path).expanduser()
+    if path.name == str(path) and not path.suffix:
+        known = sorted(shipped.stem for shipped in FOLDER.glob("*.yaml"))
+        if path.name not in known:
+            raise WorkloadError(f"{path}: expected a file's path, or a shipped request list ({', '.join(known)}).")
+        path = FOLDER / f"{path}.yaml"
     if path.suffix not in (".yaml", ".yml"):
         return read_requests(path, trace)
     return make_requests(read_yaml(path), trace, seed, str(path))
@@ -53,7 +62,8 @@ def read_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo]) ->
     """Read a table of requests; columns that it lacks are filled from the trace.
 
     Missing: trace_request (the trace's requests in turn, those of the row's task if there is one), prompt_tokens and
-    decode_tokens (as the trace's request), arrival_s (at once), tenant, client, think_s (none). Raises WorkloadError.
+    decode_tokens (as the trace's request), arrival_s (at once), tenant, client, think_s (none), slo_ttft_s, slo_tpot_s
+    (NaN). Raises WorkloadError.
     """
     path = Path(path).expanduser()
     columns = read_columns(path)
@@ -91,7 +101,7 @@ def read_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo]) ->
         task=tuple(given if given is not None else info.task for given, info in zip(tasks, chosen, strict=True)),
         tenant=_texts(columns.get("tenant"), count),
         client=_integers(columns.get("client", np.full(count, OPEN)), where, "client", empty=OPEN),
-        think_s=_numbers(columns.get("think_s", np.full(count, np.nan)), where, "think_s"),
+        **{name: _numbers(columns.get(name, np.full(count, np.nan)), where, name) for name in ("think_s", *SLOS)},
     )
     check_requests(requests, trace, where)
     return requests
@@ -102,10 +112,12 @@ def write_requests(requests: RequestList, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise WorkloadError(f"{path}: expected a name ending in .csv or .parquet.")
-    missing = {"arrival_s": np.isnan(requests.arrival_s), "think_s": np.isnan(requests.think_s)}
+    missing = {name: np.isnan(getattr(requests, name)) for name in ("arrival_s", "think_s", *SLOS)}
     missing["client"] = requests.client == OPEN
     arrays = {}
     for name in COLUMNS:
+        if name in SLOS and missing[name].all():
+            continue
         values = getattr(requests, name)
         arrays[name] = (
             pa.array(list(values), pa.string())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from traces.schema import RequestInfo, TraceError
 
 MOST_TOKENS = 2**31 - 1  # of a request: positions are int32
 MOST_S = 1e9  # of a time: three decades
+SLOS = ("slo_ttft_s", "slo_tpot_s")
 OPEN = -1  # client of a request that arrives whatever happens to the others
 
 
@@ -33,6 +34,8 @@ class RequestList:
     client         int64 [N], -1: arrives by itself; else a client of a closed loop, which sends its next request
                    think_s after its last one ended, and its first think_s after the start of the run
     think_s        float64 [N], NaN where client is -1
+    slo_ttft_s, slo_tpot_s  float64 [N], what it may take to its first token and on average for each one after it; NaN:
+                   what the run says. Left out: NaN for all
     """
 
     arrival_s: np.ndarray
@@ -43,6 +46,13 @@ class RequestList:
     tenant: tuple[str | None, ...]
     client: np.ndarray
     think_s: np.ndarray
+    slo_ttft_s: np.ndarray = field(default_factory=lambda: np.empty(0))
+    slo_tpot_s: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        for name in SLOS:
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(len(self), np.nan))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -55,8 +65,10 @@ class RequestList:
     def digest(self) -> str:
         """SHA-256 of the content, hexadecimal."""
         content = hashlib.sha256()
-        for field in fields(self):
-            values = getattr(self, field.name)
+        for part in fields(self):
+            values = getattr(self, part.name)
+            if part.name in SLOS and np.isnan(values).all():
+                continue
             content.update(json.dumps(values).encode() if isinstance(values, tuple) else values.tobytes())
         return content.hexdigest()
 
@@ -94,6 +106,10 @@ def check_requests(requests: RequestList, trace: Sequence[RequestInfo], where: s
     think_s = requests.think_s
     right = alone | ((think_s >= 0) & (think_s <= MOST_S))
     require(right, "think_s", f"from 0 to {MOST_S:,.0f} seconds for a client's request")
+    for column in SLOS:
+        most_s = getattr(requests, column)
+        right = np.isnan(most_s) | ((most_s > 0) & (most_s <= MOST_S))
+        require(right, column, f"above 0 and at most {MOST_S:,.0f} seconds, or empty for what the run says")
     for column in ("prompt_tokens", "decode_tokens"):
         tokens = getattr(requests, column)
         require((tokens >= 0) & (tokens <= MOST_TOKENS), column, f"from 0 to {MOST_TOKENS:,} tokens")

@@ -8,6 +8,8 @@ A mapping with the keys
     decode_tokens  the same
     tasks          weights of the trace's task labels, such as {anatomy: 2, astronomy: 1}: each request's task is drawn
     tenants        shares by name: each request's tenant is drawn
+    slo_ttft_s, slo_tpot_s  seconds that every request may take to its first token and on average for each one after
+                   it, or seconds by task, such as {anatomy: 1, astronomy: 5} (null, a task left out: as the run says)
 
 A piece is {kind: name, parameters…}, or the name alone. Every piece draws from a generator of its own, so changing one
 leaves the others as they are.
@@ -25,6 +27,7 @@ import numpy as np
 from traces.schema import RequestInfo
 from traces.workloads import arrivals, lengths
 from traces.workloads.requests import (
+    SLOS,
     RequestList,
     WorkloadError,
     check_requests,
@@ -33,7 +36,7 @@ from traces.workloads.requests import (
     prompt_tokens_of,
 )
 
-KEYS = ("requests", "arrivals", "prompt_tokens", "decode_tokens", "tasks", "tenants")
+KEYS = ("requests", "arrivals", "prompt_tokens", "decode_tokens", "tasks", "tenants", *SLOS)
 ARRIVALS = (arrivals.at_once, arrivals.poisson, arrivals.gamma, arrivals.recorded, arrivals.closed_loop)
 LENGTHS = (lengths.trace, lengths.fixed, lengths.uniform, lengths.lognormal, lengths.recorded, lengths.file)
 MOST = 10_000_000  # requests
@@ -85,6 +88,7 @@ def make_requests(
         tenant=drawn("tenants"),
         client=client,
         think_s=think_s,
+        **{name: _slo(spec.get(name), f"{where}: '{name}'", chosen) for name in SLOS},
     )
     check_requests(requests, trace, where)
     return requests
@@ -122,6 +126,19 @@ def _piece(node: Any, functions: Sequence[Callable[..., Any]], where: str, *give
         return function(*given, **parameters)
     except WorkloadError as error:
         raise WorkloadError(f"{where}: {error}") from None
+
+
+def _slo(node: Any, where: str, chosen: Sequence[RequestInfo]) -> np.ndarray:
+    """What each request may take, in seconds, float64 [N], NaN where nobody says; `node`: for all, or by task."""
+    by_task = node if isinstance(node, Mapping) else {info.task: node for info in chosen}
+    labels = {info.task for info in chosen}
+    for task, value in by_task.items():
+        if value is not None and (type(value) not in (int, float) or not value > 0):
+            raise WorkloadError(f"{where} must be above 0 seconds, or a mapping of tasks to such, not {value!r}.")
+        if task not in labels:
+            near = _near(str(task), sorted(map(str, labels)))
+            raise WorkloadError(f"{where}: no request has the task '{task}'{near}")
+    return np.array([np.nan if by_task.get(i.task) is None else by_task[i.task] for i in chosen], dtype=np.float64)
 
 
 def _drawn(weights: Any, where: str, count: int, rng: np.random.Generator) -> tuple[str | None, ...]:

@@ -29,6 +29,8 @@ class CachePolicy(Policy):
 
     def on_insert(self, blobs: Sequence[int], view: LayerView) -> None: ...
 
+    sees_queue = False  # whether `view.queued` and the routing of the whole step are used: where these are known
+
     hears_forecast = False
     hooks = (("on_forecast", "hears_forecast"),)
 

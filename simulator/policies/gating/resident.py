@@ -9,17 +9,22 @@ class ResidentOnly(GatingPolicy):
     The masked gate of SwapMoE (ACL 2024, arXiv 2308.15030, section 3.1): nothing is ever waited for, at the cost of
     answers. Where a trace has no probabilities, chosen experts that are resident stay, and those that are not are
     replaced by the resident ones most popular in the training requests. A layer with fewer than top-k is left as it is.
+    coming: whether what is on its way counts as resident too, and is then waited for, as in eMoE (arXiv 2503.06823),
+    whose forecast experts are loaded before they are used.
     """
 
     chooses = True
     uses = ("weights", "probabilities")
+
+    def __init__(self, coming: bool = False) -> None:
+        self._coming = coming
 
     def bind(self, context):
         popularity = context.popularity().reshape(context.layers, context.experts)
         self._rank = popularity / np.maximum(popularity.sum(axis=1, keepdims=True), 1) * 1e-6
 
     def choose(self, choice):
-        here, ids = choice.resident(coming=False), choice.ids
+        here, ids = choice.resident(coming=self._coming), choice.ids
         if here.sum() < ids.shape[1]:
             return ids, choice.weights
         scores = choice.probabilities

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from simulator.policies.base import Policy
+from simulator.routing import Routing
 from traces import RequestTrace
 
 Guess = np.ndarray | tuple[np.ndarray, np.ndarray] | None  # blobs, blobs and scores, or nothing
@@ -24,11 +27,21 @@ class PredictionPolicy(Policy):
     Row (t, l) may be derived from rows.experts[:t + 1] up to layer l (and weights, probabilities), from
     rows.guesses[t, l], and from what was asked before in this run; only a class with `clairvoyant = True`
     may look further. A test checks it.
+
+    expect(layer, routing)  only if `by_step`, and then in place of `guess`: in each routed layer of a step, once its
+                            router has spoken, blobs of the layers to come, likeliest first, each once, and their scores
+                            or None. Of the routing it may read the layers up to this one, unless it is clairvoyant.
+                            Needs a platform of one worker.
     """
 
     clairvoyant = False
+    by_step = False
+    hooks = (("expect", "by_step"),)
 
     def guess(self, rows: RequestTrace, following: np.ndarray) -> Guess:
+        raise NotImplementedError
+
+    def expect(self, layer: int, routing: Routing) -> tuple[Sequence[int], Sequence[float] | None]:
         raise NotImplementedError
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from simulator.policies.base import Policy
 
@@ -19,11 +21,13 @@ class Turn:
 
     parts: request -> tokens of it to process, in order: one of a request that decodes, at most `prompt_left` of one
     whose prompt is not done; a waiting request that is named here is admitted. preempted: running requests that give
-    their KV cache back and wait again, before the others.
+    their KV cache back and wait again, before the others. moved: requests whose KV cache is copied to another place of
+    the same memory before the step begins.
     """
 
     parts: dict[Request, int] = field(default_factory=dict)
     preempted: list[Request] = field(default_factory=list)
+    moved: list[Request] = field(default_factory=list)
 
 
 class QueueView:
@@ -31,12 +35,15 @@ class QueueView:
 
     running: requests that hold KV cache, in order of admission; waiting: those that have arrived and do not, the
     preempted ones first, then in order of arrival. `time_s` since the start of the run.
+    `asked(request)`: experts of its tokens that could run next, [tokens, layers, top_k], the rest of its prompt or one
+    decoded token; only for models whose routing is known before a token runs.
     """
 
-    __slots__ = ("_pages", "running", "time_s", "waiting")
+    __slots__ = ("_pages", "asked", "running", "time_s", "waiting")
 
-    def __init__(self, pages: KvPages) -> None:
+    def __init__(self, pages: KvPages, asked: Callable[[Request], np.ndarray] | None = None) -> None:
         self._pages = pages
+        self.asked = asked or (lambda request: np.empty((0, 0, 0), dtype=np.int16))
         self.running: Sequence[Request] = ()
         self.waiting: Sequence[Request] = ()
         self.time_s = 0.0
@@ -64,3 +71,16 @@ class SchedulingPolicy(Policy):
 
     def next_turn(self, view: QueueView) -> Turn:
         raise NotImplementedError
+
+
+def with_room(view: QueueView, most: int) -> list[Request]:
+    """The running requests, and of those that wait the first for all of whose answers there is room; `most` in all."""
+    room = view.trial()
+    for request in view.running:
+        room.take(request, request.rows - request.done)
+    ready = list(view.running)
+    for request in view.waiting:
+        if len(ready) >= most or not room.take(request, request.rows):
+            break
+        ready.append(request)
+    return ready

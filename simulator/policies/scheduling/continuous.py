@@ -24,6 +24,10 @@ class Continuous(SchedulingPolicy):
             )
         self.max_batch, self.token_budget, self.preempt = max_batch, token_budget, preempt
 
+    def order(self, view):
+        """Requests that wait, the first to be admitted first."""
+        return view.waiting
+
     def next_turn(self, view):
         turn, left, pages = Turn(), self.token_budget, view.trial()
         running = list(view.running)
@@ -44,7 +48,7 @@ class Continuous(SchedulingPolicy):
             place += 1
         if turn.preempted:
             return turn
-        for request in view.waiting:
+        for request in self.order(view):
             tokens = min(request.prompt_left or 1, left)
             if not tokens or len(running) >= self.max_batch or not pages.take(request, tokens):
                 break

@@ -8,6 +8,7 @@ import inspect
 import os
 import pkgutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from simulator.policies.prediction.recall import RecallPrediction
 from simulator.policies.prediction.sequence_forecast import SequenceForecast
 from simulator.policies.prediction.transition import TransitionPrediction
 from simulator.policies.prediction.whole_pass import WholePass
+from simulator.routing import Routing
 from traces import RequestTrace, data_path, open_trace
 from traces.importers import import_trace
 
@@ -30,7 +32,7 @@ EXTRA_DATA = os.environ.get("MOESIM_EXTRA_DATA")
 LAYERS, EXPERTS, TOP_K, DISTANCES, WIDTH = 4, 10, 3, 2, 3
 
 
-def predictors() -> list[type[PredictionPolicy]]:
+def predictors(by_step: bool = False) -> list[type[PredictionPolicy]]:
     """Every class in the folder; a new file is checked without being listed here."""
     found = []
     for info in pkgutil.iter_modules(prediction.__path__, prediction.__name__ + "."):
@@ -38,7 +40,7 @@ def predictors() -> list[type[PredictionPolicy]]:
         for _, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, PredictionPolicy) and kind.__module__ == info.name and kind is not PredictionPolicy:
                 found.append(kind)
-    return found
+    return [kind for kind in found if kind.by_step == by_step]
 
 
 def random_request(seed: int, tokens: int = 6, layers: int = LAYERS, experts: int = EXPERTS, top_k: int = TOP_K):
@@ -106,13 +108,38 @@ def peeks(policy: PredictionPolicy) -> list[tuple[int, int]]:
 
 
 def test_only_the_oracle_and_stand_ins_of_stated_recall_are_clairvoyant():
-    made_from_the_truth = {"OraclePrediction", "PreGated", "RecallPrediction", "SequenceForecast", "WholePass"}
-    assert {kind.__name__ for kind in predictors() if kind.clairvoyant} == made_from_the_truth
+    made_from_the_truth = {
+        "BatchPaths",
+        "OraclePrediction",
+        "PreGated",
+        "RecallPrediction",
+        "SequenceForecast",
+        "WholePass",
+    }
+    assert {kind.__name__ for kind in [*predictors(), *predictors(True)] if kind.clairvoyant} == made_from_the_truth
 
 
 @pytest.mark.parametrize("kind", [kind for kind in predictors() if not kind.clairvoyant])
 def test_no_guess_depends_on_later_layers_or_later_tokens(kind):
     assert peeks(bound(kind())) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in predictors(by_step=True) if not kind.clairvoyant])
+def test_nothing_expected_in_a_step_depends_on_what_is_routed_later(kind):
+    """Two streams of steps that part in layer 2 of step 5: until then the answers are the same."""
+    said = []
+    for seed in (1, 2):
+        policy, routing, answers = bound(kind(period=1)), Routing(), []
+        for step in range(8):
+            same, other = random_request(step, tokens=1), random_request(100 * seed + step, tokens=1)
+            rows = other.experts.copy() if step >= 5 else same.experts.copy()
+            if step == 5:
+                rows[:, :2] = same.experts[:, :2]
+            routing.begin(SimpleNamespace(rows=[rows], requests=[step]))
+            answers += [(list(blobs), scores) for blobs, scores in (policy.expect(n, routing) for n in range(LAYERS))]
+        said.append(answers)
+    assert said[0][: 5 * LAYERS + 2] == said[1][: 5 * LAYERS + 2]
+    assert said[0] != said[1]
 
 
 @pytest.mark.parametrize("distance", [1, 2])

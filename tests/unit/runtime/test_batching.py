@@ -38,7 +38,7 @@ def serve(tmp_path, arrivals_s, *, workers=1, roles=None, scheduling=None, promp
         random_trace(3, 5, 12, prompt=4, **MODEL),
         tiny_platform(workers),
         system(scheduling=scheduling, **(roles or {})),
-        Workload(file=requests_file(tmp_path, arrivals_s, prompt), binding="cycle", **(workload or {})),
+        Workload(**{"file": requests_file(tmp_path, arrivals_s, prompt), "binding": "cycle", **(workload or {})}),
         **{"timeline": False, "cache_bytes": ALL, "kv_page_tokens": 4, **settings},
     )
 
@@ -162,6 +162,22 @@ def test_slo_decides_the_goodput(tmp_path):
     assert 0 < met < len(BURST)
     assert held.summary["slo_attainment"] == met / len(BURST)
     assert held.summary["goodput_requests_per_s"] == pytest.approx(met / held.summary["makespan_s"])
+
+
+def test_each_request_is_held_to_its_own_slo_and_the_others_to_that_of_the_run(tmp_path):
+    free = serve(tmp_path, BURST)
+    worst_s, own = float(free.requests.ttft_s.max()), ["", "1e-9", "", "9", "1e-9", "", "", ""]
+    path = tmp_path / "slo.csv"
+    rows = [f"{at},6,{5 + n % 3},{own[n]},{'ab'[n % 2]}" for n, at in enumerate(BURST)]
+    path.write_text("\n".join(["arrival_s,prompt_tokens,decode_tokens,slo_ttft_s,tenant", *rows]) + "\n")
+    held = serve(tmp_path, BURST, workload={"slo_ttft_s": worst_s, "file": str(path)})
+    assert held.requests.slo_met.tolist() == [limit != "1e-9" for limit in own]
+    assert held.requests.slo_ttft_s.tolist()[3] == 9
+    assert held.requests.ttft_s.tolist() == free.requests.ttft_s.tolist()
+    (row,) = held.tasks.to_dict("records")
+    assert (row["requests"], row["slo_attainment"]) == (8, 0.75)
+    assert row["goodput_requests_per_s"] == held.summary["goodput_requests_per_s"]
+    assert free.tasks.slo_attainment.tolist() == [None]
 
 
 def test_clients_of_a_closed_loop_think_between_requests(tmp_path):

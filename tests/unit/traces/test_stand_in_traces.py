@@ -154,7 +154,10 @@ def test_a_model_without_figures_says_whose_it_borrows():
     assert "switch_base_32" in model.origin
 
 
-MODELS = {"qwen3_6_35b_a3b": "qwen3_5_35b_a3b"}  # where the model of a trace's shape has another name
+MODELS = {
+    "qwen3_6_35b_a3b": "qwen3_5_35b_a3b",
+    "readme_6": "readme_17b",
+}  # where the model of a trace's shape has another name
 DRAWN = [name for name in choices()["trace"] if trace_recipe(load("trace", name)) is not None]
 
 
@@ -214,3 +217,32 @@ def test_a_cache_folder_that_cannot_be_ends_in_a_sentence(tmp_path: Path, monkey
     monkeypatch.setenv(CACHE, str(tmp_path / "file"))
     with pytest.raises(TraceError, match="MOESIM_CACHE names another folder"):
         Recipe("mixtral_8x7b", requests=1).path()
+
+
+def test_a_trace_of_a_run_goes_through_its_steps_once(cache: Path):
+    config = plain(compose_config(["trace=readme_6", "trace.requests=2", "model=readme_17b"]))
+    trace = trace_of(config)
+    assert trace.meta.layers == tuple(range(32))
+    experts = trace.request(0).experts
+    assert (experts == experts[:, :1]).all()
+    before = sorted(cache.rglob("*.parquet"))
+    assert trace_path(config["trace"]) in before
+    assert len(before) == 2  # as drawn, and after its steps
+    other = plain(compose_config(["trace=readme_6", "trace.requests=2", "trace.steps=[repeat_layer 3]"]))
+    assert trace_of(other).meta.layers == (0, 1, 2)
+    assert len(sorted(cache.rglob("*.parquet"))) == 3
+
+
+def test_a_step_that_cannot_be_done_is_refused_in_a_sentence(cache: Path):
+    config = plain(compose_config(["trace=readme_6", "trace.requests=2", "trace.steps=[top_k 2]"]))
+    with pytest.raises(TraceError, match="top_k: k must be from 1 to the trace's top-k 1, not 2"):
+        trace_of(config)
+    assert len(list(cache.rglob("*.parquet"))) == 1
+
+
+def test_the_router_of_readme_keeps_its_expert_as_often_as_was_published():
+    trace = trace_of(plain(compose_config(["trace=readme_6", "trace.requests=32"])))
+    rows = [request.experts[:, 0, 0] for request in trace]
+    kept = np.mean([row[1:] == row[:-1] for row in rows])
+    assert abs(kept - 2921 / 4096) < 0.02  # three sigma of 8160 draws
+    assert np.bincount(np.concatenate(rows), minlength=6).min() > 0.12 * 32 * 256

@@ -39,6 +39,7 @@ RICH_STEPS = (
     "layers 3:7",
     "layers 1,6",
     "relabel seed=5",
+    "repeat_layer 3 place=1",
     "rename other",
     "rename law=legal",
     "retime start=0",
@@ -184,6 +185,15 @@ def test_rename_changes_tasks(do) -> None:
     assert {task for _, task in tasks(do("rename tenant_a"))} == {"tenant_a"}
 
 
+def test_repeat_layer_gives_all_layers_the_routing_of_one(do) -> None:
+    for ours, whole in zip(do("repeat_layer 3 place=1"), map(toy, range(4)), strict=True):
+        for layer in range(3):
+            assert np.array_equal(ours.experts[:, layer], whole.experts[:, 1])
+            assert np.array_equal(ours.norms[:, layer], whole.norms[:, 1], equal_nan=True)
+        assert ours.guesses is None
+        assert np.array_equal(ours.positions, whole.positions)
+
+
 def test_relabel_by_an_order_renumbers_experts_guesses_and_probabilities_alike(do) -> None:
     order = [3, 0, 1, 2, 7, 6, 5, 4]
     for ours, whole in zip(do(f"relabel order={','.join(map(str, order))}"), map(toy, range(4)), strict=True):
@@ -294,7 +304,9 @@ def row_of_token(step: str) -> Callable[[RequestTrace], slice]:
     return lambda whole: slice(int((whole.phases == 0).sum()), None) if kept is None else kept
 
 
-@pytest.mark.parametrize("step", [step for step in RICH_STEPS if step.split()[0] not in ("layers", "shuffle")])
+@pytest.mark.parametrize(
+    "step", [step for step in RICH_STEPS if step.split()[0] not in ("layers", "repeat_layer", "shuffle")]
+)
 def test_norms_stay_with_their_tokens_and_embeddings_with_their_requests(do, step) -> None:
     trace = do(step)
     assert (trace.meta.has_norms, trace.meta.embedding_width) == (True, 5)
@@ -392,6 +404,8 @@ def test_retime_moves_positions_and_nothing_else(do) -> None:
         ("filter min_tokens=99", "source.parquet: no request is left after 'filter min_tokens=99'."),
         ("rename", "rename: either all=NEW or one or more OLD=NEW must be given."),
         ("rename stream=x", "rename: there is no task 'stream'; there are law, maths."),
+        ("repeat_layer 2 place=4", "repeat_layer: place must be from 0 to 3, not 4."),
+        ("repeat_layer 0", "repeat_layer: layers must be at least 1, not 0."),
         ("relabel order=0,1", "relabel: order must name each of the experts 0 to 7 once."),
         ("top_k 4", "top_k: k must be from 1 to the trace's top-k 3, not 4."),
         ("shuffle all", "shuffle: kind must be one of within_request, global, uniform, and seed at least 0."),
@@ -441,6 +455,6 @@ def test_a_transform_reads_nothing_before_its_rows_are_asked_for() -> None:
                 "rename": ["x"],
                 "retime": [1],
             }
-            arguments |= {"relabel": [], "sample": [1], "shuffle": ["global"], "top_k": [1]}
+            arguments |= {"relabel": [], "repeat_layer": [2], "sample": [1], "shuffle": ["global"], "top_k": [1]}
             name = usage(module).split()[0]
             assert isinstance(module.apply(stream, *arguments[name]), Stream)

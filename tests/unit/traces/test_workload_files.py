@@ -26,15 +26,24 @@ OPEN = {
     "decode_tokens": {"kind": "uniform", "low": 1, "high": 50},
     "tenants": {"a": 1, "b": 1},
 }
+HELD = {"requests": 9, "slo_ttft_s": {"law": 0.5, "art, fine": None}}
 CLOSED = {"requests": 5, "arrivals": {"kind": "closed_loop", "clients": 2, "think_s": 0.25}}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize("spec", [OPEN, CLOSED])
+@pytest.mark.parametrize("spec", [OPEN, CLOSED, HELD])
 def test_what_is_written_is_what_is_read(tmp_path, spec, suffix):
     requests = make_requests(spec, TRACE, 4)
     write_requests(requests, tmp_path / f"list{suffix}")
     assert read_requests(tmp_path / f"list{suffix}", TRACE).digest() == requests.digest()
+
+
+def test_what_requests_may_take_is_said_for_all_or_by_task():
+    held = make_requests(HELD, TRACE)
+    assert [held.slo_ttft_s[n] == 0.5 for n in range(9)] == [task == "law" for task in held.task]
+    assert np.isnan(held.slo_tpot_s).all()
+    assert make_requests({"requests": 9}, TRACE).digest() != held.digest()
+    assert (make_requests({"slo_tpot_s": 2}, TRACE).slo_tpot_s == 2).all()
 
 
 def test_names_in_a_table_stay_as_they_are_written(tmp_path):
@@ -104,6 +113,8 @@ def test_lengths_can_come_from_a_file(tmp_path):
             "client\n0\n",
             "row 1, field 'think_s' must be from 0 to 1,000,000,000 seconds for a client's request, not nan.",
         ),
+        ("slo_ttft_s\n0\n", "row 1, field 'slo_ttft_s' must be above 0 and at most 1,000,000,000 seconds, or empty"),
+        ("slo_tpot_s\nsoon\n", "column 'slo_tpot_s' must hold numbers."),
         ("task\nmaths\n", "task 'maths' must be one of the trace's (there are: art, fine, law)."),
         ("a,b\n1\n", "the table cannot be read ("),
         ("arrival_s\n2023-11-16 18:15:46\n", "column 'arrival_s' must hold numbers."),
@@ -137,6 +148,16 @@ def test_a_table_that_cannot_be_is_refused_in_one_sentence_with_the_file(tmp_pat
         ("spec.yaml", "requests: 3\nrequests: 5", "spec.yaml, line 2: this is not YAML (key 'requests' twice)."),
         ("spec.yaml", "- 1", "spec.yaml: expected a mapping with the keys of a workload."),
         ("spec.yaml", "request: 1", "spec.yaml: unknown key 'request'; did you mean 'requests'?"),
+        (
+            "spec.yaml",
+            "slo_ttft_s: 0",
+            "spec.yaml: 'slo_ttft_s' must be above 0 seconds, or a mapping of tasks to such, not 0.",
+        ),
+        (
+            "spec.yaml",
+            "slo_ttft_s: {anatom: 1}",
+            "spec.yaml: 'slo_ttft_s': no request has the task 'anatom'; did you mean 'anatomy'?",
+        ),
         ("list.txt", "", "list.txt: expected a table ending in .csv or .parquet."),
         ("none.csv", None, "none.csv: there is no such file."),
     ],
