@@ -21,6 +21,7 @@ from simulator.policies.base import component_seed, unheard_hook
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Task
+from simulator.policies.pipeline.micro_batches import MicroBatches
 from simulator.policies.precision.stored import AsStored
 from simulator.policies.prediction.none import NoPrediction
 from simulator.policies.slots.base import SlotsPolicy
@@ -34,6 +35,7 @@ from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from simulator.streaming.assembly import assemble
 from simulator.unrecorded import remarks
 from traces import RequestTrace
 
@@ -74,6 +76,7 @@ class Run:
     recorder: Recorder | None
     initial: list[int] = field(default_factory=list)
     batcher: Batcher | None = None
+    bounded: bool = True  # whether there is a physics bound, and perhaps a reference
 
 
 def build(scenario: Scenario, progress: Callable[[int], None] | None = None) -> Run:
@@ -200,6 +203,9 @@ class _Builder:
         self.attention.bind(self.context("attention"))
         self.scheduling.bind(self.context("scheduling"))
         self.hosted = set(self.attention.on_host(model.layers))
+        pipeline = system.pipeline()
+        if isinstance(pipeline, MicroBatches):
+            return assemble(self, pipeline)
         placement = system.placement()
         placement.bind(self.context("placement"))
         layers, count = len(model.moe_layers), len(self.workers)
@@ -209,7 +215,7 @@ class _Builder:
                 f"policy/placement names worker {int(owners.max())}; the platform has workers 0 to {count - 1}."
             )
         self._check_home()
-        tasks = system.pipeline().tasks(layers, count)
+        tasks = pipeline.tasks(layers, count)
         memories = [self._memory(worker, owners, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
         if scenario.settings.timeline:
