@@ -40,7 +40,8 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     """Physics bound, and the clairvoyant reference where it is defined.
 
     The reference needs one worker that fetches what it runs over one hop, and a budget that holds the
-    experts of any one layer of a step. Where requests come and go, steps depend on time, and there is neither; nor where layers stream, as weights other than experts do so too.
+    experts of any one layer of a step. Where requests come and go, steps depend on time, and there is neither;
+    nor where layers stream (simulator/streaming), as all weights do so and not experts alone.
     """
     if run.batcher is not None or not run.bounded:
         return Bounds(None, None, None, None, None)

@@ -18,7 +18,7 @@ from simulator.streaming.planner import Machine, Plan, search
 from simulator.streaming.worker import StreamingWorker
 
 if TYPE_CHECKING:
-    from simulator.build import Memory, Run, _Builder
+    from simulator.build import Run, _Builder
 
 NAME = "policy/pipeline=micro_batches"
 
@@ -52,9 +52,11 @@ def assemble(builder: _Builder, pipeline: MicroBatches) -> Run:
     machine = Machine.of(costs, platform, worker, settings, builder.layer_bytes)
     micro_batch = pipeline.micro_batch
     if micro_batch is None:
-        best = search(
-            machine, pipeline, lengths.prompt, max(1, lengths.decode), requests=lengths.batch, context=lengths.context
-        )
+        known = {"requests": lengths.batch, "context": lengths.context}
+        try:
+            best = search(machine, pipeline, lengths.prompt, max(1, lengths.decode), **known)
+        except ValueError as error:
+            raise ScenarioError(str(error)) from None
         micro_batch = best.micro_batch
         builder.remarks.append(
             f"{NAME} planned micro-batches of {micro_batch} of {lengths.batch} requests, for {best.tokens_per_s:.3g}"
@@ -129,7 +131,9 @@ def _check(builder: _Builder, pipeline: MicroBatches) -> tuple[str, str]:
         raise ScenarioError(f"{NAME} needs a GPU, and a host CPU beside the worker; platform {platform.name} has none.")
     home = platform.device(platform.home)
     if home.kind != "dram" or len(platform.hops(platform.home, worker)) != 1:
-        raise ScenarioError(f"{NAME} needs platform.home to be the host's dram; it is '{home.name}' on {platform.name}.")
+        raise ScenarioError(
+            f"{NAME} needs platform.home to be the host's dram; it is '{home.name}' on {platform.name}."
+        )
     return worker, home.name
 
 
@@ -197,7 +201,9 @@ def _lanes(
     lanes[Stream.TO_HOST] = builder._hop_lane(worker, host)
     dram = builder.media[host]
     if pipeline.on_cpu:
-        lanes[Stream.CPU] = builder.fabric.add_lane(Lane(f"{builder.scenario.platform.cpu} attention", [dram], 0, category="cpu"))
+        lanes[Stream.CPU] = builder.fabric.add_lane(
+            Lane(f"{builder.scenario.platform.cpu} attention", [dram], 0, category="cpu")
+        )
     if pipeline.staged:
         lanes[Stream.STAGING] = builder.fabric.add_lane(Lane(f"{host} staging", [dram], 0, category="staging"))
     return lanes

@@ -19,9 +19,10 @@ OUT_OF_CAST = "policy/pipeline=micro_batches needs a model of which every layer 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """front, attention, back: ps by what bounds it on the GPU, int64 [layers, micro-batches, 3]; attention is that of the
-    GPU. host_ps: attention on the CPU [layers, micro-batches]. cache_bytes: KV cache that it reads, new_bytes: keys and
-    values written [layers, micro-batches]; qkv_bytes, hidden_bytes: activations to and from the host [micro-batches].
+    """front, attention, back: ps by what bounds it on the GPU, int64 [layers, micro-batches, 3]; attention is that of
+    the GPU. host_ps: attention on the CPU [layers, micro-batches]. cache_bytes: KV cache that it reads; new_bytes: keys
+    and values written [layers, micro-batches]. qkv_bytes, hidden_bytes: activations to and from the host
+    [micro-batches].
     """
 
     front: np.ndarray
@@ -129,8 +130,8 @@ def expert_counts(step: Step, members: np.ndarray, parts: int, experts: int) -> 
 
 
 def balanced(tokens: list[int], micro_batch: int) -> np.ndarray:
-    """The micro-batch of each request, so that these have about equally many tokens: the longest first to that which has
-    fewest and is not full (arXiv 2411.11217, algorithm 2)."""
+    """The micro-batch of each request, so that these have about equally many tokens: the longest first to that which
+    has fewest and is not full (arXiv 2411.11217, algorithm 2)."""
     parts = -(-len(tokens) // micro_batch)
     sums, room = np.zeros(parts, dtype=np.int64), np.full(parts, -(-len(tokens) // parts))
     found = np.zeros(len(tokens), dtype=np.int64)

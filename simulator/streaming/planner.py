@@ -1,9 +1,9 @@
 """The search for micro-batches: which N, micro-batch and resident share a roofline of GPU, CPU and link favours.
 
 After the hierarchical roofline model of MoE-Lightning (arXiv 2411.11217, sections 3 and 4.2): in a layer the links, the
-host's memory, its CPU and the GPU work side by side, so that it takes as long as the slowest of them. What each takes is
-that of the cost models which the simulation uses, experts being asked for equally. The grid is small enough to try all
-of it.
+host's memory, its CPU and the GPU work side by side, so that it takes as long as the slowest of them. What each takes
+is that of the cost models which the simulation uses, experts being asked for equally. The grid is small enough to try
+all of it.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _layer_s(
     count: np.ndarray,
     total: np.ndarray,
 ) -> Any:
-    """Seconds of a layer for `count` micro-batches of `total` requests, [plans]: the slowest of what works side by side."""
+    """Seconds of a layer for `count` micro-batches of `total` requests, [plans]: the slowest of all that works."""
     model = machine.costs.model
     pairs = micro_batch * new * model.top_k
     active = min(model.experts, pairs)
@@ -173,7 +173,7 @@ def _layer_s(
     weights = (sum(machine.dense) + sum(machine.experts)) * (1 - resident) / layers
     kv = float(costs.cache_bytes.mean()) / micro_batch * total
     hidden = float(costs.hidden_bytes[0]) / micro_batch * total
-    to_gpu_s = weights / machine.link_bytes_per_s
+    to_gpu_s: Any = weights / machine.link_bytes_per_s
     if on_cpu:
         to_gpu_s = to_gpu_s + hidden / machine.link_bytes_per_s
     elif new == 1:

@@ -134,7 +134,7 @@ class Streams(Stream):
                         self._ends[stream] = t + cost[0]
                         self._busy.append(stream)
                     elif job.size_bytes and lane is not None:
-                        transfer = Transfer(job.blob, job.size_bytes, True, job.cap_bytes_per_s)
+                        transfer = Transfer(job.blob, job.size_bytes, job.blob < 0, job.cap_bytes_per_s)
                         self._transfers[stream] = transfer
                         self._busy.append(stream)
                         self.fabric.submit(lane, transfer, t)

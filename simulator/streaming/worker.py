@@ -30,8 +30,8 @@ LABELS = {Kind.FRONT: ("front", "dense"), Kind.BACK: ("experts", "experts"), Kin
 class StreamingWorker(Streams):
     """Runs steps one after another; the weights of the next one's first layer come while the last layer runs.
 
-    rooms: what is resident and what a layer streams. framework_ps: what software adds to each layer. kv_bytes_per_s: the
-    rate at which KV cache can be copied to the GPU.
+    rooms: what is resident and what a layer streams. framework_ps: what software adds to each layer. kv_bytes_per_s:
+    the rate at which KV cache can be copied to the GPU.
     """
 
     adapter = None
@@ -175,7 +175,10 @@ class StreamingWorker(Streams):
         back[:, 0, 0] += self._framework_ps
         parts = (costs.front, back, costs.front + costs.attention + back)
         return [
-            [[(launch + memory + compute, (launch, memory, compute)) for launch, memory, compute in row] for row in rows]
+            [
+                [(launch + memory + compute, (launch, memory, compute)) for launch, memory, compute in row]
+                for row in rows
+            ]
             for rows in (kind.tolist() for kind in parts)
         ]
 

@@ -28,13 +28,17 @@ class MicroBatches(PipelinePolicy):
         resident_weights: float | None = None,
     ) -> None:
         if micro_batch is not None and micro_batch < 1:
-            raise ValueError(f"policy.pipeline.micro_batch is {micro_batch}; expected at least 1, or null for a planned one.")
+            raise ValueError(
+                f"policy.pipeline.micro_batch is {micro_batch}; expected at least 1, or null for a planned one."
+            )
         if attention not in ATTENTION:
             raise ValueError(f"policy.pipeline.attention is '{attention}'; expected one of {', '.join(ATTENTION)}.")
         if look_ahead < 0:
             raise ValueError(f"policy.pipeline.look_ahead is {look_ahead}; expected at least 0.")
         if resident_weights is not None and not 0 <= resident_weights <= 1:
-            raise ValueError(f"policy.pipeline.resident_weights is {resident_weights}; expected a share from 0 to 1, or null.")
+            raise ValueError(
+                f"policy.pipeline.resident_weights is {resident_weights}; expected a share from 0 to 1, or null."
+            )
         self.micro_batch = micro_batch
         self.on_cpu = attention == "cpu"
         self.look_ahead = look_ahead

@@ -20,10 +20,10 @@ class Stream(IntEnum):
 class Kind(IntEnum):
     """What a task does for one micro-batch in one layer (of WEIGHTS and STAGE, `part` is a page of the layer instead).
 
-    FRONT: norms and QKV projection; ATTENTION: on the host CPU; BACK: output projection, router, experts; WHOLE: a layer
-    with its attention; QKV: queries, keys and values to the host; KEYS_OUT: new keys and values to the host; HIDDEN:
-    attention's outputs to the GPU; KEYS_IN: the KV cache to the GPU; WEIGHTS: a page of weights to the GPU; STAGE: the
-    same page from where it lies to a page-locked buffer.
+    FRONT: norms and QKV projection; ATTENTION: on the host CPU; BACK: output projection, router, experts; WHOLE: a
+    layer with its attention; QKV: queries, keys and values to the host; KEYS_OUT: new keys and values to the host;
+    HIDDEN: attention's outputs to the GPU; KEYS_IN: the KV cache to the GPU; WEIGHTS: a page of weights to the GPU;
+    STAGE: the same page from where it lies to a page-locked buffer.
     """
 
     FRONT = 0

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from simulator.chrome_trace import chrome_trace
 from simulator.engine import PS_PER_S, Clock, Fabric, Lane, Medium
 from simulator.plan import Workload
 from simulator.policies.pipeline.micro_batches import MicroBatches
@@ -140,15 +141,43 @@ def test_behind_a_fast_link_a_step_is_what_the_gpu_computes():
     assert record.busy_ps == pytest.approx(record.end_ps - record.start_ps, rel=0.02)
 
 
+def test_behind_a_slow_cpu_a_step_is_its_attention():
+    """2 heads of 16, keys and values: 128 operations for each key of each request; the CPU reaches half its peak."""
+    slow = tiny_platform(link_bytes_per_s=1e13, link_latency_s=0.0, dram_bytes_per_s=1e15, cpu_flop_per_s=1e6)
+    result = streamed(slow)
+    record = next(record for record in result.records if not record.prefill)
+    expected_s = LAYERS * sum(record.kv_tokens) * 128 / 0.5e6
+    assert record.end_ps - record.start_ps == pytest.approx(expected_s * PS_PER_S, rel=0.01)
+    assert record.waited_ps["cpu"] == pytest.approx(record.end_ps - record.start_ps, rel=0.01)
+
+
+@pytest.mark.parametrize(("staged", "passes"), [(False, 1), (True, 3)])
+def test_behind_slow_host_memory_a_step_is_all_that_passes_it(staged, passes):
+    """Weights are read once by the link; staged, they have been read and written once before."""
+    slow = tiny_platform(link_bytes_per_s=1e13, link_latency_s=0.0, dram_bytes_per_s=1e6)
+    record = streamed(slow, staged=staged).records[3]  # the third token of all requests
+    assert (record.prefill, record.tokens) == (False, REQUESTS)
+    kv = sum(MODEL.kv_bytes(length) for length in record.kv_tokens)
+    token = REQUESTS * LAYERS * 32 * 2 * (3 + 1)  # queries, keys and values to the host, outputs back
+    expected_s = (passes * LAYERS * layer_bytes() + kv + token) / 1e6
+    assert record.end_ps - record.start_ps == pytest.approx(expected_s * PS_PER_S, rel=1e-4)
+
+
+def test_a_recorded_run_is_a_chrome_trace_with_its_streams():
+    trace_ = chrome_trace(streamed().run)
+    names = {event["name"] for event in trace_["traceEvents"]}
+    assert {"front 0/0", "experts 3/3", "layer 0/0", "activations", "prefetch 1/0"} <= names
+
+
 def test_one_copy_of_a_layer_that_activations_wait_for_costs_its_time_and_pages_do_not():
     """Balanced link and GPU: in pages both work side by side, in one copy one after the other, all but the first
     micro-batch (arXiv 2411.11217, figure 6)."""
     weights_s = layer_bytes() / 1e9
-    gpu = tiny_platform(link_latency_s=0.0, launch_s=0.0, dram_bytes_per_s=1e15, gpu_bytes_per_s=layer_bytes() * 5 / weights_s)
+    gpu = tiny_platform(
+        link_latency_s=0.0, launch_s=0.0, dram_bytes_per_s=1e15, gpu_bytes_per_s=layer_bytes() * 5 / weights_s
+    )
     whole, paged = (streamed(gpu, micro_batch=2, paged=paged) for paged in (False, True))
-    steps = [
-        next(r for r in result.records if not r.prefill and r.tokens == REQUESTS) for result in (whole, paged)
-    ]
+    steps = [next(r for r in result.records if not r.prefill and r.tokens == REQUESTS) for result in (whole, paged)]
     times, work = [r.end_ps - r.start_ps for r in steps], [r.busy_ps for r in steps]
     assert times[0] > 1.3 * times[1]
     link = LAYERS * weights_s * PS_PER_S
@@ -253,6 +282,7 @@ def test_the_search_takes_no_more_requests_than_host_memory_holds_and_no_more_th
         ({"platform": tiny_platform(home="ssd")}, "needs platform.home to be the host's dram"),
         ({"resident_weights": 1.0, "settings": {"cache_bytes": 12 * EXPERT_BYTES}}, "expected at most 0.5000"),
         ({"settings": {"cache_bytes": EXPERT_BYTES}}, "micro-batches of 3 (policy.pipeline.micro_batch)"),
+        ({"micro_batch": None, "settings": {"cache_bytes": EXPERT_BYTES}}, "not even micro-batches of one request fit"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(changes, words):
