@@ -13,6 +13,7 @@ from simulator.chrome_trace import chrome_trace
 from simulator.engine import PS_PER_S, Clock, Fabric, Lane, Medium
 from simulator.plan import Workload
 from simulator.policies.pipeline.micro_batches import MicroBatches
+from simulator.policies.pipeline.stream_graph import STREAM_OF, Kind
 from simulator.result import Result
 from simulator.scenario import ScenarioError, Settings
 from simulator.streaming.costs import MicroBatchCosts, balanced
@@ -84,9 +85,38 @@ def test_jobs_end_when_a_recursion_over_streams_and_needs_says(seed):
     streams.add(0, last)
     clock.run(until=clock.process(streams.run(last, 0)))
     assert [job.end_ps for job in jobs] == expected
+    assert all(job.cause is None or job.start_ps in (0, job.cause.end_ps) for job in jobs)
     path = critical(last, 0)
     assert all(before.end_ps == after.start_ps for before, after in pairwise(path))
     assert path[0].start_ps == 0
+
+
+@pytest.mark.parametrize("prefill", [False, True])
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_runs_before_its_weights_and_no_page_overwrites_a_layer_in_use(kind, parts, prefill):
+    """By what has to have ended before each task, through needs and the order of its stream."""
+    tasks = MicroBatches(**KINDS[kind]).stream_tasks(LAYERS, parts, prefill, 0, True, 0.2)
+    before: list[set[int]] = []
+    latest: dict[int, int] = {}
+    for place, task in enumerate(tasks):
+        direct = [*task.after, *([latest[STREAM_OF[task.kind]]] if STREAM_OF[task.kind] in latest else [])]
+        before.append(set(direct).union(*(before[n] for n in direct)))
+        latest[STREAM_OF[task.kind]] = place
+
+    def places(layer, *kinds):
+        return {n for n, task in enumerate(tasks) if task.layer == layer and task.kind in kinds}
+
+    for place, (what, layer, part, _, _) in enumerate(tasks):
+        pages = places(layer, Kind.WEIGHTS)
+        if what in (Kind.BACK, Kind.WHOLE):
+            assert pages <= before[place]
+        if what is Kind.FRONT:
+            assert min(pages) in before[place]
+            assert {n for n in places(layer - 1, Kind.BACK) if tasks[n].part == part} <= before[place]
+        if what is Kind.WEIGHTS:
+            assert places(layer - 2, Kind.FRONT, Kind.BACK, Kind.WHOLE) <= before[place]
+    assert len(places(LAYERS, Kind.WEIGHTS)) == (parts if kind == "cgopipe" else 1)  # of the next step
 
 
 # ---- whole runs
