@@ -40,9 +40,10 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     """Physics bound, and the clairvoyant reference where it is defined.
 
     The reference needs one worker that fetches what it runs over one hop, and a budget that holds the
-    experts of any one layer of a step. Where requests come and go, steps depend on time, and there is neither.
+    experts of any one layer of a step. Where requests come and go, steps depend on time, and there is neither;
+    nor where layers stream (simulator/streaming), as all weights do so and not experts alone.
     """
-    if run.batcher is not None:
+    if run.batcher is not None or not run.bounded:
         return Bounds(None, None, None, None, None)
     worker = run.workers[0]
     changed = worker.adapter is not None  # what runs is not what the plan says, or not of one size

@@ -23,6 +23,7 @@ from simulator.policies.base import component_seed, unheard_hook
 from simulator.policies.cache.base import CachePolicy
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Task
+from simulator.policies.pipeline.micro_batches import MicroBatches
 from simulator.policies.precision.stored import AsStored
 from simulator.policies.prediction.base import PredictionPolicy
 from simulator.policies.prediction.none import NoPrediction
@@ -39,6 +40,7 @@ from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
+from simulator.streaming.assembly import assemble
 from simulator.tasks import tasks_by_request, training_tasks
 from simulator.tenants.dense import InstanceCosts
 from simulator.tenants.gating import OwnExperts
@@ -84,6 +86,7 @@ class Run:
     ranks: Ranks
     initial: list[int] = field(default_factory=list)
     batcher: Batcher | None = None
+    bounded: bool = True  # whether there is a physics bound, and perhaps a reference
 
 
 def build(scenario: Scenario, progress: Callable[[int], None] | None = None) -> Run:
@@ -224,6 +227,9 @@ class _Builder:
         self.attention.bind(self.context("attention"))
         self.scheduling.bind(self.context("scheduling"))
         self.hosted.update(self.attention.on_host(model.layers))
+        pipeline = system.pipeline()
+        if isinstance(pipeline, MicroBatches):
+            return assemble(self, pipeline)
         placement = system.placement()
         placement.bind(self.context("placement"))
         layers, count = len(model.moe_layers), self.ranks.parts
@@ -235,7 +241,7 @@ class _Builder:
             )
         self.mine = owned(self.ranks, owners)
         self._check_home()
-        tasks = task_graph(system.pipeline(), layers, self.ranks)
+        tasks = task_graph(pipeline, layers, self.ranks)
         memories = [self._memory(worker, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
         if scenario.settings.timeline:

@@ -117,6 +117,10 @@ class DenseCosts:
         columns = [rows[stretch] for stretch in self.stretches]
         return list(zip(*columns, strict=True))
 
+    def works_s(self, works: list[Work]) -> np.ndarray:
+        """Seconds of some operations by what bounds them, [..., 3]."""
+        return self._sum(works)
+
     def embedding_s(self, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds of looking up so many tokens."""
         return self._sum([self._model.embedding_work(tokens)])

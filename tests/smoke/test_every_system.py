@@ -40,10 +40,11 @@ def policy(made: dict[str, str], role: str) -> type:
 
 
 def wants_one_worker(made: dict[str, str]) -> bool:
-    """Whether a system decides by what the router says, or by what is resident, while the run goes on."""
+    """Whether a system decides by what the router says, or by what is resident, while the run goes on; or streams."""
     routing = "weights" in (*policy(made, "execution").uses, *policy(made, "execution").needs)
     by_step = policy(made, "prediction").by_step
-    return policy(made, "gating").chooses or made["policy/precision"] != "stored" or routing or by_step
+    streams = made["policy/pipeline"] == "micro_batches"
+    return policy(made, "gating").chooses or made["policy/precision"] != "stored" or routing or by_step or streams
 
 
 @pytest.mark.parametrize("system", CHOSEN)
@@ -57,6 +58,8 @@ def test_every_system_runs_on_every_kind_of_machine_or_says_why_not(system: str,
             reason = f"needs a host CPU beside the worker; platform {name} has none."
         elif len(machine.workers) > 1 and wants_one_worker(made):
             reason = "one worker"
+        elif made["policy/pipeline"] == "micro_batches" and machine.device(machine.workers[0]).kind != "gpu":
+            reason = "needs a GPU"
         assert (code, err.count("\n")) == ((2, 1) if reason else (0, 0)), (name, err)
         assert reason in err
 

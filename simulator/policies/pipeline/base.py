@@ -43,7 +43,10 @@ class Task:
 
 
 class PipelinePolicy(Policy):
-    """tasks(layers, workers): the graph of a step with `layers` routed layers, the same for every step."""
+    """tasks(layers, workers): the graph of a step with `layers` routed layers, the same for every step.
+
+    That of `MicroBatches`, whose work runs on several streams of one worker, is `stream_tasks` instead.
+    """
 
     def tasks(self, layers: int, workers: int) -> list[Task]:
         raise NotImplementedError
