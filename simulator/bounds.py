@@ -6,8 +6,8 @@ reference*: the calibrated costs, Belady's misses for the same budget, and a pre
 the future and keeps the link busy from the first instant, in order of need, without lack of room.
 For experts of one size no system that fetches every expert it runs can beat it: Belady's misses are
 the fewest for every prefix of the trace. For mixed sizes it is a reference, not a bound. Where gating or
-precision decide while the run goes on, only the dense work is sure: the physics bound is that alone, and there is no
-reference.
+precision decide while the run goes on, or rows are padded to a capacity, only the dense work is sure: the physics
+bound is that alone, and there is no reference.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     if run.batcher is not None or not run.bounded:
         return Bounds(None, None, None, None, None)
     worker = run.workers[0]
-    changed = worker.adapter is not None  # what runs is not what the plan says, or not of one size
+    changed = worker.adapter is not None or run.padded  # what runs is not what the plan says, or not of one size
     alone = len(run.ranks.gpus) == 1 and run.host is None and not worker.uses_cpu and not changed
     budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
     largest = max(
@@ -79,7 +79,7 @@ class _Pass:
         alone_ps = functools.cache(experts.alone_ps)
         least_ps = functools.cache(experts.least_ps)
         tier = _belady_tier(run) if belady else None
-        changed = run.workers[0].adapter is not None
+        changed = run.workers[0].adapter is not None or run.padded
         lane = run.workers[0].loader.lane
         rates = [lane.best_rate_at(size) for size in run.layer_expert_bytes]
         alone = [size * PS_PER_S // rate for size, rate in zip(run.layer_expert_bytes, rates, strict=True)]

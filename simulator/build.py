@@ -15,6 +15,13 @@ from simulator.batching.pages import KvPages
 from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
 from simulator.batching.stretches import Stretches
+from simulator.build_dispatch import (
+    dispatched_costs,
+    dispatched_source,
+    dispatched_steps,
+    make_dispatch,
+    reserved_bytes,
+)
 from simulator.build_layout import check_layout, collective_times, make_collectives, make_exchange, task_graph
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
@@ -87,6 +94,7 @@ class Run:
     initial: list[int] = field(default_factory=list)
     batcher: Batcher | None = None
     bounded: bool = True  # whether there is a physics bound, and perhaps a reference
+    padded: bool = False  # experts run rows that no token was routed to, and may drop some that were
 
 
 def build(scenario: Scenario, progress: Callable[[int], None] | None = None) -> Run:
@@ -112,6 +120,7 @@ class _Builder:
         self.ranks = Ranks.of(scenario.layout, scenario.platform, model.experts)
         system = scenario.system
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
+        self.pipeline = system.pipeline()
         self.hosted: set[int] = set()  # layers whose dense part is the host's; known once policies are bound
         self.shares = Shares(model, self.ranks, self.hosted)
         self.launched = self.shares.part  # with the experts that one launch can name
@@ -166,6 +175,7 @@ class _Builder:
             "prefetch": self.prefetch,
             "prediction": self.prediction,
             "cache": system.cache(),
+            "pipeline": self.pipeline,
         }
         there = {"weights": meta.has_weights, "probabilities": meta.has_probabilities}
         carried = set()
@@ -227,9 +237,8 @@ class _Builder:
         self.attention.bind(self.context("attention"))
         self.scheduling.bind(self.context("scheduling"))
         self.hosted.update(self.attention.on_host(model.layers))
-        pipeline = system.pipeline()
-        if isinstance(pipeline, MicroBatches):
-            return assemble(self, pipeline)
+        if isinstance(self.pipeline, MicroBatches):
+            return assemble(self, self.pipeline)
         placement = system.placement()
         placement.bind(self.context("placement"))
         layers, count = len(model.moe_layers), self.ranks.parts
@@ -241,17 +250,23 @@ class _Builder:
             )
         self.mine = owned(self.ranks, owners)
         self._check_home()
-        tasks = task_graph(pipeline, layers, self.ranks)
+        tasks = task_graph(self.pipeline, layers, self.ranks)
+        decides = self.gating.chooses or not isinstance(self.precision, AsStored)
+        self.dispatch = make_dispatch(self.pipeline, scenario, len(self.workers), decides, self.remarks)
+        self.reserved_bytes = reserved_bytes(self.dispatch, self.silent, self.scheduling)
         memories = [self._memory(worker, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, self.pool.experts, host, self.remarks)
             self.fabric.log = self.recorder.log
-        self._source, batcher = self._steps(memories)
+        source, batcher = self._steps(memories)
+        self._source = dispatched_source(source, self.dispatch)
         several = len(self.workers) > 1
         parts = (scenario, self.ranks, owners, self.clock, self.fabric, self._lane, tasks)
-        exchange = make_exchange(*parts) if several else None
+        exchange = (
+            make_exchange(*parts, Exchange if self.dispatch is None else self.dispatch.exchange) if several else None
+        )
         self.times = collective_times(scenario, self.ranks, self.shares)
         tiers, workers = [], []
         initial = list(placement.initial())
@@ -280,6 +295,7 @@ class _Builder:
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
             batcher=batcher,
+            padded=self.dispatch is not None and self.dispatch.uses_padding,
         )
 
     def _steps(self, memories: list[Memory]) -> tuple[StepSource, Batcher | None]:
@@ -311,6 +327,7 @@ class _Builder:
         alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
+        plain = plain and self.dispatch is None
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if alone and plain and free and self.scheduling.steady:
             costs = ExpertCosts(self.launched, self.row_bytes, device)
@@ -347,7 +364,7 @@ class _Builder:
         memory = platform.memory_of(worker)
         place, groups = self.ranks.places[rank], self.ranks.groups
         dense = self.shares.dense_bytes(place.stage) * scenario.tenants.count
-        workspace = settings.workspace_bytes * scenario.tenants.engines
+        workspace = settings.workspace_bytes * scenario.tenants.engines + self.reserved_bytes
         mine = self.mine[rank]
         own = sum(size for blob, size in enumerate(self.sizes) if mine[blob % len(mine)])
         if self.scheduling.lockstep:
@@ -432,7 +449,7 @@ class _Builder:
                         "a clairvoyant cache needs steps that are known before the run; expected"
                         " policy/scheduling=lockstep, or another policy/cache."
                     )
-                for step in self.silent:
+                for step in dispatched_steps(self.silent, self.dispatch):
                     for number, (blobs, _) in enumerate(step.groups):
                         here = layer is None or layer == number
                         yield [blob for blob in blobs if own[blob]] if here else []
@@ -560,6 +577,8 @@ class _Builder:
         execution = scenario.system.execution() if rank else self.execution
         execution.bind(self.context("execution"))
         cpu = self._cpu_experts(name) if execution.uses_cpu else None
+        own = self._dense(device)
+        dense, costs = dispatched_costs(own, self.launched, self.row_bytes, device, self.dispatch)
         return Worker(
             self.clock,
             self.fabric,
@@ -570,8 +589,8 @@ class _Builder:
             tasks=[task for task in tasks if task.worker == rank],
             tier=tier,
             loader=loader,
-            dense=self._dense(device),
-            expert_costs=ExpertCosts(self.launched, self.row_bytes, device),
+            dense=dense,
+            expert_costs=costs,
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,

@@ -72,8 +72,9 @@ def make_exchange(
     fabric: Fabric,
     lane: LaneMaker,
     tasks: list[Task],
+    make: Callable[..., Exchange] = Exchange,
 ) -> Exchange:
-    """How workers meet. Lanes between all pairs of a stage, and from each stage to the next."""
+    """How workers meet, made by `make`. Lanes between all pairs of a stage, and from each stage to the next."""
     width, lanes = ranks.per_stage, {}
     for a, src in enumerate(ranks.places):
         for b, dst in enumerate(ranks.places):
@@ -85,7 +86,7 @@ def make_exchange(
                 lanes[a, b] = lane(f"{src.name}->{dst.name}", src.name, dst.name, "pipeline")
     workers = {task.id: task.worker for task in tasks}
     hidden_bytes = scenario.model.hidden * ACTIVATION_BYTES
-    return Exchange(clock, fabric, ranks, owners, lanes, hidden_bytes, workers)
+    return make(clock, fabric, ranks, owners, lanes, hidden_bytes, workers)
 
 
 def collective_times(scenario: Scenario, ranks: Ranks, shares: Shares) -> CollectiveTimes | None:
