@@ -45,7 +45,7 @@ def statistic(row: dict[str, Any], requests: list[np.ndarray], experts: int) -> 
     lru_hit               hit rate of an LRU cache per layer of `slots` or `fraction`; `batch` requests in step, an
                           expert wanted by several counts once
     lru_over_belady       the same over that of the clairvoyant cache
-    active_share          share of a layer's experts that a request uses
+    active_share          share of a layer's experts that a request uses, or with `batch` a step of so many in step
     first_choice_kept     share of tokens whose first choice is that of the token before
     """
     name, requests = row["statistic"], [request[:, :, : row.get("of")] for request in requests]
@@ -58,6 +58,8 @@ def statistic(row: dict[str, Any], requests: list[np.ndarray], experts: int) -> 
     if name == "first_choice_kept":
         return float(np.mean([(request[1:, :, 0] == request[:-1, :, 0]).mean() for request in requests]))
     if name == "active_share":
+        if "batch" in row:
+            return float((_in_step(requests, row["batch"]) >= 0).sum(axis=2).mean() / experts)
         return float((counts > 0).mean())
     if name in ("consecutive_overlap", "next_layer_recall"):
         if name == "consecutive_overlap":

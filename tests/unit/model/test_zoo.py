@@ -16,6 +16,8 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 TOTALS = {
     "glam_64b_64e": 1.1618e12,  # published in two digits, 1.2 T
     "llama_4_scout": 107.77e9,  # 109 B with the vision tower
+    "mt_moe_54b_decoder": 27.70e9,  # with the encoder 54.5 B, the embedding counted once
+    "mt_moe_54b_encoder": 27.33e9,
     "openmoe_34b": 35.40e9,  # 34 B is a name
     "openmoe_8b": 9.305e9,  # 8.7 B; the config gives more
 }
