@@ -185,7 +185,7 @@ def _points(overrides: Sequence[str]) -> list[Point]:
     for key, items in listed.items():
         if len(items) > 1 and key != MAX_BATCH:
             raise ConfigError(
-                f"{key} lists {len(items)} values; capacity varies layouts and {MAX_BATCH}: expected one."
+                f"{key} has {len(items)} values; expected one, as capacity varies layouts and {MAX_BATCH}."
             )
     scenario = scenario_from_config(Composer(listed).first.config)
     found = layouts(len(scenario.platform.workers), scenario.model)
