@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-_EPILOG = """\
+_DESCRIPTION = """\
+Trace-driven discrete-event simulator of Mixture-of-Experts inference.
 example: moesim sweep policy/cache=lru,lfu,belady 'cache_gib=range(2,9)'
 """
 KINDS = ("systems", "models", "platforms", "traces", "policies", "experiments", "uncertainty", "datasheets", "figures")
@@ -49,8 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The grammar of the command line."""
     top = _Parser(
         prog="moesim",
-        description="Trace-driven discrete-event simulator of Mixture-of-Experts inference.",
-        epilog=_EPILOG,
+        description=_DESCRIPTION,
         formatter_class=_Formatter,
         add_help=False,
     )
@@ -94,6 +94,18 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/search/<name>)")
     search.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     _printing(search, "print the best points as JSON")
+
+    room = commands.add_parser("capacity", help="best layout and batch under an SLO and a memory budget")
+    overrides = room.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. platform=dgx_h100")
+    overrides.completer = _complete  # type: ignore[attr-defined]
+    room.add_argument("--slo-ttft-s", type=float, metavar="S", help="most seconds to the first token (default: any)")
+    room.add_argument("--slo-tpot-s", type=float, metavar="S", help="most seconds per later token (default: any)")
+    text = "of the requests that have to hold them: 50, 90, 99 (default: 99)"
+    room.add_argument("--percentile", type=int, default=99, metavar="P", help=text)
+    room.add_argument("--memory-gib", type=float, metavar="GIB", help="most of the fullest GPU (default: all it has)")
+    room.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/capacity/<name>)")
+    room.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
+    _printing(room, "print front, best point and infeasible ones as JSON")
 
     figure = commands.add_parser("figure", help="draw a named figure, running what it needs")
     figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
@@ -355,7 +367,7 @@ def _run(arguments: list[str]) -> int:
 
         return calibrate_local.main(local_parser().parse_args(arguments[2:]))
     options, rest = parser().parse_known_args(arguments)
-    if options.command in ("run", "sweep", "search", "figure"):
+    if options.command in ("run", "sweep", "search", "capacity", "figure"):
         options.overrides += [item for item in rest if not item.startswith("-")]  # overrides behind a switch
         rest = [item for item in rest if item.startswith("-")]
     if rest:

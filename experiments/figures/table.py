@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _WORDS = {
     "tokens_per_s": "decoding speed",
+    "tokens_per_s_per_gpu": "tokens/s per GPU",
     "tpot_s": "time per token",
     "tpot_mean_s": "time per token",
     "tpot_p50_s": "median time per token",

@@ -79,7 +79,7 @@ def test_the_commands_of_a_page_run(page, workplace):
             continue
         if arguments[0] == "search":
             arguments += ["--trials", "4"]
-        if arguments[0] in ("run", "sweep", "search"):
+        if arguments[0] in ("run", "sweep", "search", "capacity"):
             given = {argument.split("=")[0] for argument in arguments}
             arguments += [cut for cut in CUT if "-m" not in cut and cut.split("=")[0] not in given]
             arguments.append("reference=false")
