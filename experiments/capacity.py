@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.compose import axes
+from experiments.compose import axes, compose_config
 from experiments.explain import ConfigError
 from experiments.run import check_folder, scenario_from_config
 from experiments.sweep.points import Composer, Point, check_ranges
@@ -187,7 +187,7 @@ def _points(overrides: Sequence[str]) -> list[Point]:
             raise ConfigError(
                 f"{key} has {len(items)} values; expected one, as capacity varies layouts and {MAX_BATCH}."
             )
-    scenario = scenario_from_config(Composer(listed).first.config)
+    scenario = scenario_from_config(compose_config([items[0] for items in listed.values()]))
     found = layouts(len(scenario.platform.workers), scenario.model)
     for part in PARTS:
         listed[f"layout.{part}"] = list(dict.fromkeys(f"layout.{part}={getattr(one, part)}" for one in found))
