@@ -23,6 +23,7 @@ _LINES: dict[str, Any] = {
 _NONE = "-"
 _BOX_IN = (1.75, 0.66)  # width and height of a device
 _STEP_IN = (3.1, 1.28)  # from one column or row to the next
+MOST_LABELS = 6  # of links that are alike, beyond which one stands for all; six GPU pairs among four workers
 _BULGE_IN = 0.75  # how far a curved line stands off the boxes it passes
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "moesim"}
 Point = tuple[float, float]
@@ -82,8 +83,9 @@ def platform_figure(platform: Platform) -> Any:
         if device.memory:  # a CPU computes from it
             axes.plot(*zip(places[name], places[device.memory], strict=True), color="#888888", ls=":", lw=1.2, zorder=1)
         _draw_device(axes, platform, device, places[name])
+    labels = _labels(platform)
     for link, curve in curves:
-        _draw_link(axes, link, curve)
+        _draw_link(axes, link, curve, labels.get(link.name, ""))
     return figure
 
 
@@ -148,17 +150,33 @@ def _middle(curve: tuple[Point, Point, Point]) -> Point:
     return (x1 + 2 * x2 + x3) / 4, (y1 + 2 * y2 + y3) / 4
 
 
-def _draw_link(axes: Any, link: Link, curve: tuple[Point, Point, Point]) -> None:
+def _labels(platform: Platform) -> dict[str, str]:
+    """Name of a link -> what is written on it. Of many links only the first of its kind has a label, for all alike."""
+    alike: dict[tuple[str, float, float], list[Link]] = {}
+    for link in platform.links:
+        alike.setdefault((link.kind, link.bandwidth_bytes_per_s, link.effective_bytes_per_s), []).append(link)
+    labels = {}
+    for links in alike.values():
+        few = len(links) <= MOST_LABELS
+        for link in links if few else links[:1]:
+            what = _short(link.name) if few else f"{len(links)} like {_short(link.name)}"
+            achieved = f"\nachieves {_rate(link.effective_bytes_per_s)}" if link.efficiency < 1 else ""
+            labels[link.name] = f"{what} ({link.kind})\n{_rate(link.bandwidth_bytes_per_s)}{achieved}"
+    return labels
+
+
+def _draw_link(axes: Any, link: Link, curve: tuple[Point, Point, Point], label: str) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     path = Path(curve, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
     look = _LINES[link.kind]
     axes.add_patch(PathPatch(path, facecolor="none", zorder=2, **look))
-    achieved = f"\nachieves {_rate(link.effective_bytes_per_s)}" if link.efficiency < 1 else ""
+    if not label:
+        return
     axes.text(
         *_middle(curve),
-        f"{_short(link.name)} ({link.kind})\n{_rate(link.bandwidth_bytes_per_s)}{achieved}",
+        label,
         ha="center",
         va="center",
         size=7,

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hwmodels import Platform
-from hwmodels.drawing import _BOX_IN, platform_figure, platform_svg
+from hwmodels.drawing import MOST_LABELS, _BOX_IN, platform_figure, platform_svg
 from hwmodels.units import UNITS, format_quantity, parse_quantity
 from simulator.policies.cache.lfu import Lfu
 from tests.helpers import CONF, real_trace, run, shipped, system, tiny_model, tiny_platform, tiny_trace
@@ -66,8 +66,9 @@ def test_a_platform_shows_the_bandwidth_of_every_link_and_memory(name):
     platform = Platform.from_mapping(shipped("platform", name))
     svg, page = Reader(platform_svg(platform)), Reader(platform._repr_html_())
     for link in platform.links:
+        assert link.name in page.text
+        assert len(platform.links) > MOST_LABELS or link.name in svg.text  # of many that are alike one stands for all
         for text in (svg.text, page.text):
-            assert link.name in text
             assert format_quantity(link.bandwidth_bytes_per_s, "bytes_per_s") in text
         assert link.source in page.text
     for device in platform.devices.values():

@@ -52,7 +52,7 @@ class QueueBelady(CachePolicy):
                 uses[layer] = np.full(self._experts, NEVER)
                 if tokens is not None:
                     _first(uses[layer], tokens[:, layer])
-                if layer > view.layer:
+                if layer > view.layer and view.routing is not None:  # a replay has none
                     now = view.routing.ids(layer)
                     uses[layer][now[now >= 0]] = 0
             return uses[layer][expert]

@@ -47,7 +47,7 @@ def load(name):
 MODELS = {name: load(name) for name in NAMES}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "readme_17b"])  # whose width was made of its total
 def test_total_parameters_meet_the_published_total_within_1_percent(name):
     model = MODELS[name]
     assert (model.published_total_params == pytest.approx(model.total_params, rel=0.01)) == (name not in TOTALS)
