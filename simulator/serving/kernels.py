@@ -39,13 +39,16 @@ class ServingKernels(KernelTimes):
 
     def __init__(self, sheet_name: str, engine: str, precision: Precision) -> None:
         sheet = find_datasheet(sheet_name, "system")
+        peaks = dict(sheet.peak_flop_per_s)
+        if "bf16" in peaks:
+            peaks.setdefault("fp16", peaks["bf16"])  # datasheets give both in one row
         self.device = Device(
             kind="gpu",
             source="datasheet",
             name=sheet.name,
             datasheet=sheet_name,
             engine=engine,
-            peak_flop_per_s=dict(sheet.peak_flop_per_s),
+            peak_flop_per_s=peaks,
             memory_capacity_bytes=int(sheet.memory_capacity_bytes),
             memory_read_bytes_per_s=sheet.memory_read_bytes_per_s,
             launch_overhead_s=SMALL_KERNEL_S,
