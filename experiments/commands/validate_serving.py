@@ -14,9 +14,11 @@ VARIABLE = "MOESIM_EXTRA_DATA"
 
 def main(options: argparse.Namespace) -> int:
     """Write the page, its table and figures to a folder that is new or its own; with --fit also engines.yaml."""
+    from experiments.serving.drawing import FIGURES, draw
     from experiments.serving.engines import FILE, engines
+    from experiments.serving.left_out import left_out
     from experiments.serving.measured import beside, fit_all, read_measured
-    from experiments.serving.report import FIGURES, PAGE, TABLE, draw, page, summary, write_engines
+    from experiments.serving.report import PAGE, TABLE, overview, page, summary, write_engines
 
     source = _source(options.measured)
     out = Path(options.out)
@@ -24,13 +26,14 @@ def main(options: argparse.Namespace) -> int:
     frame = read_measured(source)
     if options.fit:
         constants = fit_all(frame)
-        write_engines(constants, beside(frame, constants), source, FILE)
+        write_engines(constants, beside(frame, constants), left_out(frame, constants), source, FILE)
         engines.cache_clear()
     rows = beside(frame, engines())
     out.mkdir(parents=True, exist_ok=True)
     (out / PAGE).write_text(page(rows), encoding="utf-8")
     write_table(summary(rows), out / TABLE)
     draw(rows, out)
+    print(overview(rows))
     print(f"written to {out}")
     return 0
 

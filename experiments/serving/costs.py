@@ -23,10 +23,20 @@ def request_cost(row: Row, devices: Mapping[str, str], prompt: bool = False) -> 
     )
 
 
+def crowded(row: Row, devices: Mapping[str, str]) -> str:
+    """What to know of a row whose weights leave no room in a GPU's memory; empty if they do."""
+    for prompt in (False, True) if row.mode == "disagg" else (False,):
+        cost = request_cost(row, devices, prompt)
+        if cost.weight_bytes > cost.memory_bytes:
+            need, there = (f"{size / 1e9:.0f} GB" for size in (cost.weight_bytes, cost.memory_bytes))
+            return f"weights need {need} of each GPU, which has {there}: answered as if they fitted"
+    return ""
+
+
 def _sheet(system: str) -> str:
     names = datasheet_names()
     plain = system.lower().replace("-", "_")
-    for name in (system, plain, f"{plain}_sxm"):
+    for name in (system, plain, f"{plain}_sxm", plain.removesuffix("_sxm")):
         if name in names:
             return name
     raise ConfigError(f"there is no datasheet of '{system}' (there are: {', '.join(names)}).")

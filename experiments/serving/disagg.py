@@ -25,6 +25,6 @@ def apart(row: Row, engine: Engine, framework: Framework, devices: Mapping[str, 
     each = row.requests / row.layout.attention_dp if row.requests else engine.disagg["sequences"]
     busy = max(min(each, float(floor(decode.room))), 1.0)
     tpot_s = decode.plain_s(busy, framework)
-    own_s = framework.prompt * prompt.prompt_s(0.0, row.isl) + prompt.host_s(framework)
+    own_s = framework.prompt * prompt.prompt_s(0.0, row.isl) + framework.step_s
     before_s = framework.request_s + framework.launch_s * prompt.launches
     return engine.disagg["ttft"] * (before_s + own_s) + decode.cache_s, tpot_s

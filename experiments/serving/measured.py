@@ -42,13 +42,14 @@ def read_measured(path: Path) -> pd.DataFrame:
 def fit_all(frame: pd.DataFrame) -> dict[str, Engine]:
     """Backend -> constants, fitted to the training rows of a table by `read_measured`."""
     chosen = frame[frame["training"]]
-    found = {}
-    for backend in BACKENDS:
-        mine = chosen[chosen["backend"] == backend]
-        columns = zip(mine["silicon_ttft_ms"] / 1e3, mine["silicon_tpot_ms"] / 1e3, strict=True)
-        rows = [read_row(fields) for fields in mine.to_dict("records")]
-        found[backend] = fit_engine([Measured(row, *times) for row, times in zip(rows, columns, strict=True)])
-    return found
+    return {backend: fit_one(chosen[chosen["backend"] == backend]) for backend in BACKENDS}
+
+
+def fit_one(rows: pd.DataFrame) -> Engine:
+    """Constants of one engine, fitted to all of these rows."""
+    columns = zip(rows["silicon_ttft_ms"] / 1e3, rows["silicon_tpot_ms"] / 1e3, strict=True)
+    asked = [read_row({str(key): value for key, value in fields.items()}) for fields in rows.to_dict("records")]
+    return fit_engine([Measured(row, *times) for row, times in zip(asked, columns, strict=True)])
 
 
 def beside(frame: pd.DataFrame, constants: dict[str, Engine]) -> pd.DataFrame:

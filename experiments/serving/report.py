@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from experiments.figures.style import PAGE_IN, figure
-from experiments.serving.engines import Engine
+from experiments.compose import read_yaml
+from experiments.serving.engines import FILE, Engine
+from experiments.serving.rows import BACKENDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PAGE, TABLE = "serving_rows.md", "serving_rows.csv"
-FIGURES = ("serving_rows_parity.png", "serving_rows_residuals.png")
 TEXT = Path(__file__).parent / "serving_rows.md"
 MOE = ("DeepSeek", "MiniMax", "Qwen3-235B", "gpt-oss")
 GROUP = ["mode", "model", "system", "backend", "precision"]
 GOALS = {"tpot_mean": (0.15, 0.32), "tpot_median": (0.10, 0.22), "ttft_median": (0.25, 0.50)}
 """Error -> what was asked, and what is reported of the best known predictor."""
-ENGINES = ("vllm", "sglang", "trtllm")
-DPI = 150
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +31,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    named = _named(rows)
+    named = named_rows(rows)
     parts = [
         {**dict(zip([*GROUP, "side"], key, strict=True)), **_errors(part)}
         for key, part in named.groupby([*GROUP, "side"])
@@ -43,7 +41,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def page(rows: pd.DataFrame) -> str:
     """The page, with its tables filled in."""
-    named = _named(rows)
+    named = named_rows(rows)
     named["kind"] = np.where(named["model"].str.startswith(MOE), "MoE", "dense")
     agg, disagg = named[named["mode"] == "agg"], named[named["mode"] == "disagg"]
     held, fitted = "held out", "fitted"
@@ -51,7 +49,7 @@ def page(rows: pd.DataFrame) -> str:
     totals: list[tuple[str, pd.DataFrame]] = [
         ("MoE, held out", moe[moe["side"] == held]),
         ("the same without rows that contradict themselves", moe[(moe["side"] == held) & ~_contradicts(moe)]),
-        *((f"{engine}, MoE, held out", moe[(moe["side"] == held) & (moe["backend"] == engine)]) for engine in ENGINES),
+        *((f"{engine}, MoE, held out", moe[(moe["side"] == held) & (moe["backend"] == engine)]) for engine in BACKENDS),
         ("MoE, fitted", moe[moe["side"] == fitted]),
         ("dense, held out", agg[(agg["kind"] == "dense") & (agg["side"] == held)]),
         ("dense, fitted", agg[(agg["kind"] == "dense") & (agg["side"] == fitted)]),
@@ -62,6 +60,7 @@ def page(rows: pd.DataFrame) -> str:
         "goals": _goals(moe[moe["side"] == held]),
         "agg": _table("aggregated rows", totals),
         "disagg": _table("disaggregated rows", apart),
+        "left out": _lines("constants fitted without", [(_out_name(e), e) for e in _left_out_errors()]),
         "cells": _table("model / GPU / engine / precision, held out", cells),
     }
     text = TEXT.read_text(encoding="utf-8")
@@ -70,13 +69,37 @@ def page(rows: pd.DataFrame) -> str:
     return text
 
 
+def overview(rows: pd.DataFrame) -> str:
+    """A few lines to print: errors on held-out aggregated MoE rows, and on models and GPUs left out of the fit."""
+    named = named_rows(rows)
+    held = named[(named["mode"] == "agg") & named["model"].str.startswith(MOE) & (named["side"] == "held out")]
+    parts = [
+        ("MoE, held out", _errors(held)),
+        *((_out_name(e), e) for e in _left_out_errors() if "any" in e["left_out"]),
+    ]
+    return "\n".join(
+        f"{name + ':':28}{e['rows']:5,} rows, TPOT {100 * e['tpot_mean']:.1f} % mean and {100 * e['tpot_median']:.1f} %"
+        f" median, TTFT {100 * e['ttft_median']:.1f} % median"
+        for name, e in parts
+    )
+
+
+def _left_out_errors() -> list[dict[str, Any]]:
+    return list(read_yaml(FILE).get("left_out", []))
+
+
+def _out_name(errors: Mapping[str, Any]) -> str:
+    return f"left out {errors['kind']}: {errors['left_out']}"
+
+
 def _contradicts(rows: pd.DataFrame) -> pd.Series:
     """Rows whose id names another number of requests under way (_c64_) than their columns give."""
     said = rows["id"].astype(str).str.extract(r"_c(\d+)_")[0].astype(float)
     return said.notna() & (said != rows["batch_size"] * rows["attention_dp_size"].fillna(1))
 
 
-def _named(rows: pd.DataFrame) -> pd.DataFrame:
+def named_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the columns `model`, `precision` and `side` (fitted, held out) as pages and figures name them."""
     out = rows.copy()
     out["model"] = out["model_path"].str.split("/").str[-1]
     out["precision"] = out["precision"].fillna("as published")
@@ -110,14 +133,15 @@ def _goals(rows: pd.DataFrame) -> str:
 
 
 def _table(title: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> str:
+    return _lines(title, [(name, _errors(rows)) for name, rows in parts if len(rows)])
+
+
+def _lines(title: str, parts: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     lines = [
         f"| {title} | rows | answered | TPOT mean | median | bias | TTFT mean | median | bias |",
         "|---|" + "---:|" * 8,
     ]
-    for name, rows in parts:
-        if not len(rows):
-            continue
-        e = _errors(rows)
+    for name, e in parts:
         shares = [
             f"{100 * e[f'{what}_{kind}']:{'+' if kind == 'bias' else ''}.1f} %"
             for what in ("tpot", "ttft")
@@ -127,45 +151,13 @@ def _table(title: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: pd.DataFrame, folder: Path) -> None:
-    """Held-out rows: predicted beside measured by engine; residuals by requests under way, prompt length and model."""
-    named = _named(rows)
-    held = named[(named["side"] == "held out") & (named["mode"] == "agg") & (named["reason"] == "")]
-    with figure(PAGE_IN, 4.2) as drawing:
-        grid = drawing.subplots(2, len(ENGINES))
-        for line, what in zip(grid, ("tpot", "ttft"), strict=True):
-            for axes, engine in zip(line, ENGINES, strict=True):
-                mine = held[held["backend"] == engine]
-                x, y = mine[f"silicon_{what}_ms"], mine[f"predicted_{what}_ms"]
-                axes.scatter(x, y, s=4, alpha=0.4, linewidths=0)
-                low, high = min(x.min(), y.min()) / 1.5, max(x.max(), y.max()) * 1.5
-                axes.plot([low, high], [low, high], color="0.4", linewidth=0.8)
-                axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-                axes.set_title(f"{engine}: {what.upper()}", fontsize=8)
-                axes.set_xlabel("measured (ms)", fontsize=7)
-        for line in grid:
-            line[0].set_ylabel("predicted (ms)", fontsize=7)
-        drawing.savefig(folder / FIGURES[0], dpi=DPI, metadata={"Software": None})
-    with figure(PAGE_IN, 4.2) as drawing:
-        grid = drawing.subplots(2, 3)
-        for line, what in zip(grid, ("tpot", "ttft"), strict=True):
-            ratio = 1 + held[f"{what}_error"]
-            places = (held["batch_size"] * held["attention_dp_size"].fillna(1), held["isl"], held["model"])
-            for axes, x, title in zip(line, places, ("requests under way", "prompt tokens", "model"), strict=True):
-                kinds = sorted(set(x.dropna()))
-                axes.boxplot([ratio[x == kind] for kind in kinds], showfliers=False, widths=0.6)
-                axes.axhline(1.0, color="0.4", linewidth=0.8)
-                names = [str(kind)[:13] if isinstance(kind, str) else f"{kind:g}" for kind in kinds]
-                axes.set_xticks(range(1, len(kinds) + 1), names, rotation=90, fontsize=5)
-                axes.set_title(f"{what.upper()} by {title}", fontsize=8)
-                axes.set_yscale("log")
-            line[0].set_ylabel("predicted / measured", fontsize=7)
-        drawing.savefig(folder / FIGURES[1], dpi=DPI, metadata={"Software": None})
-
-
-def write_engines(constants: dict[str, Engine], rows: pd.DataFrame, source: Path, path: Path) -> None:
-    """The constants as YAML, with the digest of what they were fitted to and their errors on both sides."""
-    named = _named(rows)
+def write_engines(
+    constants: dict[str, Engine], rows: pd.DataFrame, others: pd.DataFrame, source: Path, path: Path
+) -> None:
+    """The constants as YAML, with the digest of what they were fitted to, their errors on both sides, and those on
+    models and GPUs left out of the fit (`others`, by experiments.serving.left_out).
+    """
+    named = named_rows(rows)
     named = named[named["mode"] == "agg"]
     content = {
         "source": "end-to-end points of serving from aiconfigurator (NVIDIA, Apache-2.0); rows whose configuration"
@@ -183,9 +175,22 @@ def write_engines(constants: dict[str, Engine], rows: pd.DataFrame, source: Path
             }
             for name, engine in constants.items()
         },
+        "left_out": _left_out(others),
     }
     text = yaml.safe_dump(content, sort_keys=False, width=120)
     path.write_text(f"# written by moesim validate serving-rows --fit\n{text}", encoding="utf-8")
+
+
+def _left_out(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Errors by what was left out, those of all first."""
+    out = named_rows(rows)
+    moe = out["model"].str.startswith(MOE)
+    parts = []
+    for kind in out["kind"].unique():
+        mine = out["kind"] == kind
+        parts += [(kind, "any, MoE", out[mine & moe]), (kind, "any, dense", out[mine & ~moe])]
+        parts += [(kind, name, part) for name, part in out[mine].groupby("left_out")]
+    return [{"kind": kind, "left_out": name, **_errors(part)} for kind, name, part in parts]
 
 
 def _short(value: float) -> float:

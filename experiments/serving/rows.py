@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, isqrt
+from math import isqrt
 from typing import Any
 
 from experiments.explain import ConfigError
@@ -24,6 +24,9 @@ from simulator.serving import Layout
 BACKENDS = ("vllm", "sglang", "trtllm")
 NAMES = {"tensorrt_llm": "trtllm", "tensorrtllm": "trtllm", "trt_llm": "trtllm", "trt": "trtllm"}
 NEEDED = ("backend", "model_path", "system", "isl", "osl")
+
+LEAST_BATCH = 1e-3  # requests of a group of attention, which may be fewer than one
+MOST = 1e7  # of any number in a row: ten times the longest context that is offered
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def _number(row: Mapping[str, Any], name: str, default: float | None) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    least = 1.0 if default is None else 0.0
-    if not (isfinite(value) and value >= least):
-        raise ConfigError(f"column '{name}' must be a number of at least {least:g}, got '{text}'.")
+    least = 0.0 if default is not None else LEAST_BATCH if name == "batch_size" else 1.0
+    whole = name.endswith("_size") and "batch" not in name
+    if not (least <= value <= MOST) or (whole and value % 1):
+        kind = "whole number" if whole else "number"
+        raise ConfigError(f"column '{name}' must be a {kind} from {least:g} to {MOST:,.0f}, got '{text}'.")
     return value

@@ -25,6 +25,11 @@ SMALL_KERNEL_S = 2e-6  # a norm or an activation of few tokens within a CUDA gra
 KINDS = {"Blackwell": "trtllm"}
 """Architecture -> kernels that engines prefer on it: TensorRT-LLM's, which FlashInfer hands to the others."""
 
+NARROW = {"w4a16_mxfp4": "nvfp4"}
+"""Experts whose measured kernels widen weights -> those taken on the architectures of KINDS. Engines run MXFP4 there
+with 8-bit activations (TensorRT-LLM's W4A8 kernels, for vLLM by VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8), which were not
+measured; those for NVFP4 stream as many bits."""
+
 GRAPHED = ("TRTLLM",)  # whose block-scaled products were measured within CUDA graphs
 HOST_S = 1e-9  # no host is waited for when a graph is replayed
 
@@ -34,13 +39,16 @@ class ServingKernels(KernelTimes):
 
     def __init__(self, sheet_name: str, engine: str, precision: Precision) -> None:
         sheet = find_datasheet(sheet_name, "system")
+        peaks = dict(sheet.peak_flop_per_s)
+        if "bf16" in peaks:
+            peaks.setdefault("fp16", peaks["bf16"])  # datasheets give both in one row
         self.device = Device(
             kind="gpu",
             source="datasheet",
             name=sheet.name,
             datasheet=sheet_name,
             engine=engine,
-            peak_flop_per_s=dict(sheet.peak_flop_per_s),
+            peak_flop_per_s=peaks,
             memory_capacity_bytes=int(sheet.memory_capacity_bytes),
             memory_read_bytes_per_s=sheet.memory_read_bytes_per_s,
             launch_overhead_s=SMALL_KERNEL_S,
@@ -88,7 +96,9 @@ class ServingKernels(KernelTimes):
 
     def experts_s(self, spec: ModelSpec, layout: Layout, tokens: Array) -> Array:
         """Seconds of a layer's routed experts on the busiest rank, for `tokens` tokens of all attention groups."""
-        choice = self.choice("moe", self.precision.experts, plain=spec.ffn_matrices == 2)
+        stored = self.precision.experts
+        wanted = NARROW.get(stored, stored) if self.sheet.architecture in KINDS else stored
+        choice = self.choice("moe", wanted, plain=spec.ffn_matrices == 2)
         framework, dtype, kind = choice.group.split("/")
         rows: dict[str, np.ndarray] = {
             "framework": np.full(len(tokens), framework, dtype=object),
@@ -107,5 +117,5 @@ class ServingKernels(KernelTimes):
             "moe_ep_size": layout.moe_ep,
         }
         rows |= {name: np.full(len(tokens), float(value)) for name, value in sizes.items()}
-        scale = BITS[self.precision.experts] / BITS[dtype] if dtype in BITS else 1.0
+        scale = BITS[stored] / BITS[dtype] if dtype in BITS else 1.0
         return choice.seconds(rows, self._sheet) * (scale if scale > 1 else 1.0)

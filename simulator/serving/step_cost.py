@@ -24,6 +24,7 @@ GRID = np.unique(np.round(2.0 ** np.arange(0, 15.5, 0.5)))
 
 EXPERT_KERNELS = 4  # sorting, two grouped products, combination
 LATENT_KERNELS = 4  # rotating, writing the cache, concatenating, the absorbed product
+NORM_BYTES = 8.0  # a token's sums of squares of queries and of keys, where a norm spans the heads of several GPUs
 MEMORY_SHARE, LEAST_SHARE = 0.95, 0.05
 """Part of a GPU's memory for weights and caches (engines' defaults: 0.88 to 0.95), and for caches at least."""
 
@@ -112,12 +113,16 @@ class StepCost:
         return found
 
     def _messages_s(self, layer: int, tokens: Array) -> Array:
-        """Attention's sum over its group; then that of the dense block, or the experts' exchange."""
+        """Attention's sum over its group, and its norm's if that spans all heads; then the dense block's sum, or the
+        experts' exchange.
+        """
         size = tokens * self.whole.hidden * ACTIVATION_BYTES
         tp, group = self.layout.tp, self.layout.attention_dp
         one = all_reduce_s(self.sheet, self.engine, tp, size)
         experts = layer in self.part.moe_layers
         total = one if experts else 2.0 * one
+        if tp > 1 and getattr(self.part.attention_of(layer), "qk_norm", "") == "full":
+            total = total + all_reduce_s(self.sheet, self.engine, tp, tokens * NORM_BYTES)
         if experts and group == 1:
             total = total + all_reduce_s(self.sheet, self.engine, self.layout.gpus, size)
         elif experts:

@@ -40,11 +40,11 @@ def test_a_single_request_decodes_in_the_sum_of_its_parts():
 
 
 def test_engine_constants_add_to_a_step():
-    engine = replace(BARE, step_s=1e-3, layer_s=1e-5, sequence_s=1e-4, request_s=0.5)
+    engine = replace(BARE, step_s=1e-3, sequence_s=1e-4, request_s=0.5)
     added = steady(1, 1000, 2000, engine)
     plain = steady(1, 1000, 2000)
-    assert added.tpot_s - plain.tpot_s == pytest.approx(1e-3 + 48 * 1e-5 + 1e-4, rel=0.01)
-    assert added.ttft_s - plain.ttft_s == pytest.approx(0.5 + 1e-3 + 48 * 1e-5 + 1e-4, rel=0.01)
+    assert added.tpot_s - plain.tpot_s == pytest.approx(1e-3 + 1e-4, rel=0.01)
+    assert added.ttft_s - plain.ttft_s == pytest.approx(0.5 + 1e-3 + 1e-4, rel=0.01)
 
 
 def test_more_requests_and_longer_prompts_take_longer():
@@ -100,10 +100,56 @@ def test_requests_without_room_for_their_cache_wait():
 
 
 def test_prompts_in_steps_of_their_own_delay_nobody_when_all_keep_in_step():
-    apart = replace(BARE, apart=True, burst=1.0, crowd=1.0)
+    apart = replace(BARE, apart=True, burst=1.0)
     cost_s = RequestCost(cost("qwen3_30b_a3b", Layout(tp=2, moe_tp=2)), 1000.0, 200.0, apart.budget)
     found = answer(cost_s, Load(8, 1000, 200), apart)
     assert found.tpot_s == pytest.approx(cost_s.plain_s(found.decoding, apart))
+
+
+def test_prompts_in_steps_of_their_own_leave_all_requests_decoding():
+    """However long prompts are: nothing of a step's budget is lost to them, they only hold it up."""
+    apart = replace(BARE, apart=True, budget=512.0)
+    cost_s = RequestCost(cost("qwen3_30b_a3b", Layout(tp=2, moe_tp=2)), 4096.0, 3.0, apart.budget)
+    found = answer(cost_s, Load(8, 4096, 3), apart)
+    assert found.share > 8  # prompts take most steps
+    assert found.tpot_s > found.share * cost_s.plain_s(1, apart)
+
+
+def test_guesses_ahead_divide_a_longer_step_by_what_is_accepted():
+    cost_s = RequestCost(cost("deepseek_v3", Layout(tp=8, moe_tp=8), gemm="nvfp4"), 16.0, 2000.0, 8192.0)
+    plain = answer(cost_s, Load(4, 16, 2000), BARE)
+    none = answer(cost_s, Load(4, 16, 2000), replace(BARE, drafts=3.0, accepted=1.0))
+    good = answer(cost_s, Load(4, 16, 2000), replace(BARE, drafts=3.0, accepted=2.5))
+    assert plain.tpot_s < none.tpot_s < 2.5 * plain.tpot_s  # four times the tokens, but mostly the same weights
+    assert good.tpot_s == pytest.approx(none.tpot_s / 2.5, rel=0.01)
+    busy = [answer(cost_s, Load(512, 16, 2000), e).tpot_s for e in (BARE, replace(BARE, drafts=3.0, accepted=2.5))]
+    assert busy[1] / busy[0] > good.tpot_s / plain.tpot_s  # guessing pays less where a step is full
+
+
+def test_a_norm_over_all_heads_costs_a_message_where_these_lie_on_several_gpus():
+    full = find_model("minimax_m2_5")
+    kind = full.attention["full"]
+    none = replace(full, attention={"full": replace(kind, qk_norm="none")})
+    precision = precision_of(full, "fp8", "fp8")
+
+    def messages(spec, layout):
+        return StepCost(spec, "b200_sxm", "VLLM", layout, precision).parts_s(np.array([16.0]))["messages"][0]
+
+    added = messages(full, Layout(tp=4, moe_tp=4)) - messages(none, Layout(tp=4, moe_tp=4))
+    assert 62 * 1e-6 < added < 62 * 20e-6  # one small all-reduce for each of 62 layers
+    apart = Layout(attention_dp=4, moe_ep=4)
+    assert messages(full, apart) == messages(none, apart)
+
+
+def test_mxfp4_experts_run_as_nvfp4_ones_where_engines_have_kernels_for_narrow_activations():
+    def group(sheet):
+        step = cost("gpt_oss_20b", ONE, sheet, "fp4")
+        step.parts_s(np.array([8.0]))
+        return next(choice.group for (kernel, _), choice in step.kernels.choices.items() if kernel == "moe")
+
+    assert "nvfp4" in group("b200_sxm")
+    assert "mxfp4" in group("h100_sxm")
+    assert "mxfp4" in group("rtx_5090")
 
 
 def test_every_part_grows_with_its_tokens():
