@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hwmodels import Platform
-from hwmodels.drawing import MOST_LABELS, _BOX_IN, platform_figure, platform_svg
+from hwmodels.drawing import _BOX_IN, MOST_LABELS, platform_figure, platform_svg
 from hwmodels.units import UNITS, format_quantity, parse_quantity
 from simulator.policies.cache.lfu import Lfu
 from tests.helpers import CONF, real_trace, run, shipped, system, tiny_model, tiny_platform, tiny_trace
