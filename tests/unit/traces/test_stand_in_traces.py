@@ -167,7 +167,7 @@ def test_every_synthetic_trace_fits_the_model_of_its_name_and_says_what_it_rests
     drawn, model = trace_of({"trace": node}), MODELS.get(name, name)
     (remark,) = check_fit(ModelSpec.from_mapping(load("model", model), model), drawn)
     assert remark.startswith("synthetic trace: ")
-    assert "evidence" in remark or "figures" in remark or "recording" in remark
+    assert "evidence" in remark or "figure" in remark or "recording" in remark
     assert drawn.request(0).weights is not None
     assert drawn.meta.top_k == drawn.meta.native_top_k
 
