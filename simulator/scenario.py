@@ -73,7 +73,8 @@ class Settings:
     KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves);
     step_records: keep a record of every step; if not, steps that are simulated together are kept as sums; collectives:
     how the GPUs of a layout sum and exchange activations: links (transfers, which share links with loads), calibrated
-    (fitted models), or None (sums calibrated where the GPU names a datasheet, messages to experts as transfers).
+    (fitted models), or None (sums calibrated where the GPU names a datasheet, messages to experts as transfers);
+    prefix_cache: keep the KV cache of prefixes that the request list names, for the requests that share them.
     """
 
     cache_bytes: int | None = None
@@ -93,6 +94,7 @@ class Settings:
     kv_cache_bytes: int | None = None
     step_records: bool = True
     collectives: str | None = None
+    prefix_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.collectives not in (None, "links", "calibrated"):
