@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from simulator.batching.batcher import Batcher
+from simulator.batching.log import RequestRecord
 from simulator.engine import seconds
+from simulator.plan import Plan
 from simulator.tasks import task_of
 from simulator.unrecorded import slo_s
 
@@ -25,10 +27,10 @@ FIGURES = (
 """Names in the summary that only such runs fill. Times of requests from arrival on."""
 
 
-def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]:
+def request_rows(plan: Plan, log: Iterable[RequestRecord], warmup_requests: int) -> list[dict[str, Any]]:
     """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO."""
-    plan, rows = batcher.plan, []
-    for record in sorted(batcher.log, key=lambda record: record.order):
+    rows = []
+    for record in sorted(log, key=lambda record: record.order):
         first_ps = record.first_ps if record.first_ps >= 0 else record.start_ps
         ttft_s = seconds(record.first_ps - record.arrival_ps) if record.first_ps >= 0 else None
         tpot_s = seconds(record.end_ps - first_ps) / record.decode_tokens if record.decode_tokens else None
@@ -56,9 +58,9 @@ def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]
     return rows
 
 
-def task_rows(batcher: Batcher, rows: list[dict[str, Any]], makespan_s: float | None) -> list[dict[str, Any]]:
+def task_rows(plan: Plan, rows: list[dict[str, Any]], makespan_s: float | None) -> list[dict[str, Any]]:
     """A row for each task among the rows of requests, by name (None last): how many, how long, which met their SLO."""
-    labels = [task_of(batcher.plan, row["batch"]) for row in rows]
+    labels = [task_of(plan, row["batch"]) for row in rows]
     found = []
     for task in sorted(set(labels), key=lambda label: (label is None, str(label))):
         some = [row for row, label in zip(rows, labels, strict=True) if label == task]
@@ -79,7 +81,7 @@ def _met(*pairs: tuple[float | None, float | None]) -> bool | None:
     return all(value is None or value <= most for value, most in asked) if asked else None
 
 
-def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
+def figures(rows: list[dict[str, Any]], decode_tokens: int, kv_peak_bytes: int) -> dict[str, Any]:
     """Of the rows after the warm-up: rates over the time from the first arrival to the last end, TPOT by request."""
     found: dict[str, Any] = dict.fromkeys(FIGURES)
     if not rows:  # all of the warm-up, or without tokens
@@ -104,7 +106,7 @@ def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) ->
         "queued_mean_s": float(np.mean(columns["queued_s"])),
         "tpot_mean_s": float(np.mean(columns["tpot_s"])) if columns["tpot_s"] else None,
         "preemptions": sum(row["preemptions"] for row in rows),
-        "kv_peak_bytes": sum(batcher.pages.peak_bytes),
+        "kv_peak_bytes": kv_peak_bytes,
     }
     if batcher.prefixes is not None:
         found["reused_tokens"] = sum(row["reused_tokens"] for row in rows)
