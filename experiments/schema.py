@@ -58,6 +58,7 @@ class PoolsFields:
 
     prefill: PoolFields = field(default_factory=PoolFields)
     decode: PoolFields = field(default_factory=PoolFields)
+    aggregated: PoolFields = field(default_factory=PoolFields)
     dealing: str = "in_turn"
 
 

@@ -37,6 +37,8 @@ DESCRIBED_BY = {  # whose docstrings tell of the keys below these
     "pools.prefill.layout": LayoutChoice,
     "pools.decode": Pool,
     "pools.decode.layout": LayoutChoice,
+    "pools.aggregated": Pool,
+    "pools.aggregated.layout": LayoutChoice,
     "uncertainty": schema.UncertaintyFields,
 }
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.

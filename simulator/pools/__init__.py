@@ -1,1 +1,1 @@
-"""Prompts on one pool of GPUs, decoding on another: each request's KV cache is sent from the one to the other."""
+"""Replicas of a layout, and pools of them: prompts on one, decoding on another, KV cache sent between them."""

@@ -13,7 +13,7 @@ from simulator.policies.gating.routed import AsRouted
 from simulator.policies.pipeline.plain import PlainPipeline
 from simulator.policies.precision.stored import AsStored
 from simulator.pools.dealing import DEALINGS
-from simulator.pools.spec import NAMES, Pool, Pools
+from simulator.pools.spec import Pool, Pools
 from simulator.scenario import Scenario, ScenarioError
 
 
@@ -24,8 +24,10 @@ def check_pools(scenario: Scenario, pools: Pools) -> None:
 
 
 def _sizes(scenario: Scenario, pools: Pools) -> Iterator[str]:
-    for name in NAMES:
-        pool: Pool = getattr(pools, name)
+    both = [name for name in ("prefill", "decode") if getattr(pools, name) != Pool()]
+    if "aggregated" in pools.used and both:
+        yield f"pools.aggregated and pools.{both[0]} are both set; expected one of them, as there is one way to serve."
+    for name, pool in pools.used.items():
         if pool.replicas < 1:
             yield f"pools.{name}.replicas is {pool.replicas}; expected at least 1."
         if pool.layout.gpus is None:
@@ -33,10 +35,11 @@ def _sizes(scenario: Scenario, pools: Pools) -> Iterator[str]:
         if pool.gpus < 1:
             yield f"pools.{name}.layout.gpus is {pool.layout.gpus}; expected at least 1."
     there = len(scenario.platform.workers)
-    if pools.prefill.gpus + pools.decode.gpus > there:
+    if pools.gpus > there:
+        sizes = ", ".join(f"pools.{name} {pool.gpus}" for name, pool in pools.used.items())
         yield (
-            f"pools.prefill and pools.decode have {pools.prefill.gpus} and {pools.decode.gpus} GPUs; expected at most"
-            f" the {there} workers of {scenario.platform.name} together."
+            f"the replicas have {pools.gpus} GPUs together ({sizes}); expected at most the {there} workers of"
+            f" {scenario.platform.name}."
         )
     if pools.dealing not in DEALINGS:
         yield f"pools.dealing is '{pools.dealing}'; expected {' or '.join(DEALINGS)}."
@@ -46,12 +49,12 @@ def _others(scenario: Scenario, pools: Pools) -> Iterator[str]:
     system, start = scenario.system, "pools are set, but"
     given = [f.name for f in fields(LayoutChoice) if getattr(scenario.layout, f.name) != f.default]
     if given:
-        yield f"{start} layout.{given[0]} is too; expected pools.prefill.layout and pools.decode.layout in its place."
+        yield f"{start} layout.{given[0]} is too; expected the layouts of pools in its place."
     if scenario.tenants.count > 1:
         yield f"{start} tenants.count is {scenario.tenants.count}; expected 1."
     if scenario.settings.timeline:
         yield f"{start} timeline is true; expected false, as replicas are runs of their own."
-    for pool in (pools.prefill, pools.decode):
+    for pool in pools.used.values():
         policy = (pool.scheduling or system.scheduling)()
         if policy.lockstep:
             yield (
@@ -71,14 +74,14 @@ def _others(scenario: Scenario, pools: Pools) -> Iterator[str]:
         )
 
 
-def check_requests(plan: Plan) -> None:
-    """Raise ScenarioError for requests that cannot go from pool to pool."""
+def check_requests(plan: Plan, pools: Pools) -> None:
+    """Raise ScenarioError for requests that cannot be dealt, or cannot go from pool to pool."""
     if plan.listed is not None and plan.listed.closed_loop:
         raise ScenarioError(
             f"pools are set, but clients of {plan.source} ask again when they have an answer; expected arrivals that do"
             " not depend on the ends of requests."
         )
-    for request in plan.served:
+    for request in plan.served if "prefill" in pools.used else ():
         if not request.routed_prompt_tokens and not plan.workload.synthetic_prefill:
             raise ScenarioError(
                 f"pools are set, but the prompt of request {request.id} was not recorded; expected"

@@ -15,28 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Portion:
-    """Some of the requests served, and one of their phases.
+    """Some of the requests served, and which of their phases: prefill, decode, or both in an aggregated pool.
 
+    pool         name of the replica's pool
     orders       their places among all that are served, ascending
     arrivals_ps  when each of them comes to this replica
-    first_ps     when the first token of each was there; None: the replica runs prompts, and requests end with them
-    groups       the attention group to which each one's KV cache was sent
+    first_ps     in decoding, when the first token of each was there
+    groups       in decoding, the attention group to which each one's KV cache was sent
     """
 
+    pool: str
     orders: tuple[int, ...]
     arrivals_ps: tuple[int, ...]
-    first_ps: tuple[int, ...] | None = None
+    first_ps: tuple[int, ...] = ()
     groups: tuple[int, ...] = ()
 
     @property
     def decodes(self) -> bool:
         """Whether prompts are done when requests arrive."""
-        return self.first_ps is not None
+        return self.pool == "decode"
 
     def of(self, served: list[Served]) -> list[Served]:
         """These of the requests served, without tokens to decode where prompts are run."""
         mine = [served[order] for order in self.orders]
-        return mine if self.decodes else [replace(request, decode_tokens=0) for request in mine]
+        return [replace(request, decode_tokens=0) for request in mine] if self.pool == "prefill" else mine
 
     def arrivals(self) -> tuple[np.ndarray, np.ndarray]:
         """Arrivals in ps, ascending, and the place in `orders` of each; int64 both."""
@@ -47,7 +49,7 @@ class Portion:
     def begin(self, request: Request) -> None:
         """A request has arrived; where it decodes, the KV cache of its prompt came with it. If that is lost to a
         preemption, the prompt is run again here."""
-        if self.first_ps is not None:
+        if self.decodes:
             request.done = request.prompt_rows
             request.first_ps = self.first_ps[request.order]
             request.home = self.groups[request.order]

@@ -1,4 +1,4 @@
-"""What two pools tell: the tables of their replicas one below the other, and requests from arrival to end."""
+"""What pools tell: the tables of their replicas one below the other, and requests from arrival to end."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Replica:
 
 @dataclass(repr=False)
 class PooledResult(Result):
-    """A finished run of two pools. `run` is the first replica's, with the scenario, plan and remarks of the whole."""
+    """A finished run of pools. `run` is the first replica's, with the scenario, plan and remarks of the whole."""
 
     replicas: list[Replica] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
@@ -143,7 +143,8 @@ class PooledResult(Result):
 
     @cached_property
     def log(self) -> list[tuple[RequestRecord, RequestRecord | None]]:
-        """What became of each request where its prompt ran and where it decoded, by its place among all."""
+        """What became of each request where its prompt ran, and where it decoded if that is elsewhere, by its place
+        among all."""
         both: list[dict[int, RequestRecord]] = [{}, {}]
         for one in self.replicas:
             both[one.pool == "decode"] |= {record.order: record for record in one.log}
@@ -153,17 +154,17 @@ class PooledResult(Result):
     def request_rows(self) -> list[dict[str, Any]]:
         """As of a run, where the first token comes from the prefill pool and the transfer counts into `tpot_s`; and
         prefill_replica, decode_replica, kv_bytes, kv_transfer_s (first token to last byte), decode_queued_s (last byte
-        to first step), missing where nothing was decoded."""
+        to first step), missing where nothing was sent."""
         plan, warm = self.run.plan, self.run.scenario.workload.warmup_requests
         rows = batching.request_rows(plan, map(_joined, self.log), warm)
-        sent = {one.order: one for one in self.sent}
-        prefill = {order: one.number for one in self.replicas if one.pool == "prefill" for order in one.orders}
+        sent, alone = {one.order: one for one in self.sent}, self.replicas[0].pool == "aggregated"
+        first = {order: one.number for one in self.replicas if one.pool != "decode" for order in one.orders}
         for row, (prompt, decode) in zip(rows, self.log, strict=True):
             one = sent.get(prompt.order)
             there = one is not None and decode is not None
             row |= {
-                "prefill_replica": prefill[prompt.order],
-                "decode_replica": one.receiver if one is not None else None,
+                "prefill_replica": first[prompt.order],
+                "decode_replica": one.receiver if one is not None else first[prompt.order] if alone else None,
                 "kv_bytes": one.size_bytes if one is not None else None,
                 "kv_transfer_s": seconds(one.landed_ps - one.first_ps) if one is not None else None,
                 "decode_queued_s": seconds(decode.start_ps - one.landed_ps) if there else None,  # type: ignore[union-attr]
@@ -198,7 +199,7 @@ class PooledResult(Result):
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """As of a run, with the layouts and replicas of both pools."""
+        """As of a run, with the layouts and replicas of the pools."""
         found = {key: value for key, value in super().provenance.items() if key != "layout"}
         pools = self.run.scenario.pools
         assert pools is not None
@@ -213,10 +214,10 @@ class PooledResult(Result):
     def check(self) -> None:
         """Raise InvariantError unless every request was served once in either phase and all KV cache arrived."""
         served = self.run.plan.served
-        _same("requests with a prompt", len(self.log), len(served))
-        decoded = [decode for _, decode in self.log if decode is not None]
-        _same("requests that decode", len(decoded), sum(request.decode_tokens > 0 for request in served))
-        _same("decoded tokens", sum(r.decode_tokens for r in decoded), sum(r.decode_tokens for r in served))
+        asked = [request for request in served if request.tokens(self.run.plan.workload.synthetic_prefill)[0]]
+        decoded = [_joined(both).decode_tokens for both in self.log]
+        _same("requests served", len(self.log), len(asked))
+        _same("decoded tokens", sum(decoded), sum(request.decode_tokens for request in served))
         delivered = sum(lane.delivered_bytes for lane in self.lanes)
         _same("bytes of KV cache", delivered, sum(one.size_bytes for one in self.sent))
 

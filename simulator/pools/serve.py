@@ -1,4 +1,5 @@
-"""Runs two pools: prompts on the replicas of one, then the transfers, then the rest on the replicas of the other.
+"""Runs pools: prompts on the replicas of one, then the transfers, then the rest on the replicas of the other; or whole
+requests on the replicas of one.
 
 Prompts never wait for decoding, so that the phases are simulated one after the other, each replica as a run of its own.
 """
@@ -13,13 +14,13 @@ import numpy as np
 from simulator.batching.arrivals import Arrivals
 from simulator.batching.log import RequestRecord
 from simulator.build import Run, build
+from simulator.engine import Lane
 from simulator.plan import Plan
 from simulator.policies.base import component_seed
 from simulator.pools.check import check_pools, check_requests, check_resident
 from simulator.pools.dealing import dealt
 from simulator.pools.portion import Portion
 from simulator.pools.result import PooledResult, Replica, Sent
-from simulator.pools.spec import NAMES, Pool
 from simulator.pools.transfer import KvLinks, pieces
 from simulator.result import finish
 from simulator.runtime.ranks import Ranks
@@ -41,7 +42,7 @@ class _Arrival:
 
 
 def simulate_pools(scenario: Scenario, progress: Progress = None) -> PooledResult:
-    """Serve a scenario's requests on its two pools. Raises as `simulate`."""
+    """Serve a scenario's requests on its pools. Raises as `simulate`."""
     return _Serving(scenario).run(progress)
 
 
@@ -49,8 +50,7 @@ def build_pools(scenario: Scenario) -> list[Run]:
     """The first replica of each pool, built as if all requests came to it at the start: what their memories hold."""
     serving = _Serving(scenario)
     orders = range(len(serving.plan.served))
-    prompts = serving.build(0, 0, [_Arrival(order, 0) for order in orders])
-    return [prompts, serving.build(1, 0, [_Arrival(order, 0, 0, 0) for order in orders])]
+    return [serving.build(name, 0, [_Arrival(order, 0, 0, 0) for order in orders]) for name in serving.pools]
 
 
 class _Serving:
@@ -59,60 +59,61 @@ class _Serving:
         self.scenario, self.dealing = scenario, scenario.pools.dealing
         check_pools(scenario, scenario.pools)
         self.plan = Plan(scenario.trace, scenario.workload, component_seed(scenario.settings.seed, "plan"))
-        check_requests(self.plan)
-        self.pools: list[Pool] = [getattr(scenario.pools, name) for name in NAMES]
-        self.workers = [
-            scenario.platform.workers[: self.pools[0].gpus],
-            scenario.platform.workers[self.pools[0].gpus :][: self.pools[1].gpus],
-        ]
+        check_requests(self.plan, scenario.pools)
+        self.pools, self.workers = scenario.pools.used, {}
+        left = scenario.platform.workers
+        for name, pool in self.pools.items():
+            self.workers[name], left = left[: pool.gpus], left[pool.gpus :]
 
     def run(self, progress: Progress) -> PooledResult:
-        served = self.plan.served
+        served, first = self.plan.served, next(iter(self.pools))
         arrived = [_Arrival(order, time_ps) for time_ps, order in Arrivals(self.plan).until(1 << 62)]
-        seats = dealt(self.dealing, [served[a.order].tokens(True)[0] for a in arrived], self.pools[0].replicas)
-        replicas = self._replicas(0, arrived, seats, progress)
-        prompts = {record.order: (replica, record) for replica in replicas for record in replica.log}
-        done = sorted((record.end_ps, order) for order, (_, record) in prompts.items() if served[order].decode_tokens)
-        sent, links = self._send([(prompts[order][0], prompts[order][1]) for _, order in done])
-        arrived = [_Arrival(one.order, one.landed_ps, one.first_ps, one.group) for one in sent]
-        replicas += self._replicas(1, arrived, [one.receiver for one in sent], progress)
+        seats = dealt(self.dealing, [served[a.order].tokens(True)[0] for a in arrived], self.pools[first].replicas)
+        replicas = self._replicas(first, arrived, seats, progress)
+        sent: list[Sent] = []
+        lanes: list[Lane] = []
+        if "decode" in self.pools:
+            ended = [(one, record) for one in replicas for record in one.log if served[record.order].decode_tokens]
+            sent, lanes = self._send(sorted(ended, key=lambda both: (both[1].end_ps, both[1].order)))
+            arrived = [_Arrival(one.order, one.landed_ps, one.first_ps, one.group) for one in sent]
+            replicas += self._replicas("decode", arrived, [one.receiver for one in sent], progress)
         said = [remark for replica in replicas for remark in replica.result.run.remarks]
         said = list(dict.fromkeys([*remarks(self.plan, False), *said]))
         whole = replace(replicas[0].result.run, scenario=self.scenario, plan=self.plan, remarks=said)
-        result = PooledResult(run=whole, replicas=replicas, sent=sent, lanes=links.lanes)
+        result = PooledResult(run=whole, replicas=replicas, sent=sent, lanes=lanes)
         result.check()
         return result
 
-    def _send(self, prompts: Sequence[tuple[Replica, RequestRecord]]) -> tuple[list[Sent], KvLinks]:
+    def _send(self, prompts: Sequence[tuple[Replica, RequestRecord]]) -> tuple[list[Sent], list[Lane]]:
         """Deal requests whose prompts are done, in that order, and send each one's KV cache."""
-        decode, own, prompting = self.pools[1], self._ranks(1), self._ranks(0)
+        decode, own, prompting = self.pools["decode"], self._ranks("decode"), self._ranks("prefill")
         seats = [(replica, group) for group in range(own.groups) for replica in range(decode.replicas)]
         chosen = dealt(self.dealing, [record.context_tokens for _, record in prompts], len(seats))
         links = KvLinks(self.scenario.platform, self.scenario.settings.pinned)
         shares, made = Shares(self.scenario.model, own), []
         for (replica, record), seat in zip(prompts, chosen, strict=True):
             receiver, group = seats[seat]
-            senders = _gpus(prompting, self._workers(0, replica.number), record.worker)
-            receivers = _gpus(own, self._workers(1, receiver), group)
+            senders = _gpus(prompting, self._workers("prefill", replica.number), record.worker)
+            receivers = _gpus(own, self._workers("decode", receiver), group)
             made.append(pieces(senders, receivers, shares.kv_bytes(record.context_tokens)))
         landed = links.land([(record.end_ps, parts) for (_, record), parts in zip(prompts, made, strict=True)])
         sent = []
         for (replica, record), seat, parts, landed_ps in zip(prompts, chosen, made, landed, strict=True):
             size = sum(size_bytes for _, _, size_bytes in parts)
             sent.append(Sent(record.order, replica.number, *seats[seat], size, record.end_ps, landed_ps))
-        return sent, links
+        return sent, links.lanes
 
-    def _ranks(self, pool: int) -> Ranks:
+    def _ranks(self, pool: str) -> Ranks:
         """The simulated workers of a pool's first replica."""
         platform = replace(self.scenario.platform, workers=self._workers(pool, 0))
         return Ranks.of(self.pools[pool].layout, platform, self.scenario.model.experts)
 
-    def _workers(self, pool: int, replica: int) -> tuple[str, ...]:
+    def _workers(self, pool: str, replica: int) -> tuple[str, ...]:
         size = self.pools[pool].layout.gpus or 0
         return self.workers[pool][replica * size :][:size]
 
     def _replicas(
-        self, pool: int, arrived: Sequence[_Arrival], seats: Sequence[int], progress: Progress
+        self, pool: str, arrived: Sequence[_Arrival], seats: Sequence[int], progress: Progress
     ) -> list[Replica]:
         """Run the replicas of a pool that were dealt requests."""
         found = []
@@ -120,20 +121,21 @@ class _Serving:
             mine = [one for one, seat in zip(arrived, seats, strict=True) if seat == number]
             if mine:
                 run = self.build(pool, number, mine, progress)
-                check_resident(run, NAMES[pool])
-                found.append(Replica(NAMES[pool], number, finish(run)))
+                check_resident(run, pool)
+                found.append(Replica(pool, number, finish(run)))
         return found
 
-    def build(self, pool: int, replica: int, arrived: Sequence[_Arrival], progress: Progress = None) -> Run:
+    def build(self, pool: str, replica: int, arrived: Sequence[_Arrival], progress: Progress = None) -> Run:
         """A replica that serves these requests."""
         whole, chosen = self.scenario, self.pools[pool]
         mine = sorted(arrived, key=lambda one: one.order)
         orders = np.array([one.order for one in mine])
         portion = Portion(
+            pool=pool,
             orders=tuple(orders.tolist()),
             arrivals_ps=tuple(one.time_ps for one in mine),
-            first_ps=tuple(one.first_ps for one in mine) if pool else None,
-            groups=tuple(one.group for one in mine) if pool else (),
+            first_ps=tuple(one.first_ps for one in mine),
+            groups=tuple(one.group for one in mine),
         )
         warm = int((orders < whole.workload.warmup_requests).sum())
         made = replace(

@@ -11,7 +11,7 @@ from simulator.layout_choice import LayoutChoice
 if TYPE_CHECKING:
     from simulator.policies.scheduling.base import SchedulingPolicy
 
-NAMES = ("prefill", "decode")
+NAMES = ("prefill", "decode", "aggregated")
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,27 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The first workers of the platform are those of `prefill`, replica after replica; those of `decode` follow.
+    """Either `prefill` and `decode`, or `aggregated` alone. The first workers of the platform are those of `prefill`,
+    replica after replica; those of `decode` follow.
 
-    prefill: runs prompts, up to the first token; decode: all further tokens; dealing: which replica a request goes to
-    (in decoding, which attention group of which replica), in_turn or fewest_tokens: the one that was given the fewest
-    prompt tokens so far.
+    prefill: runs prompts, up to the first token; decode: all further tokens; aggregated: whole requests; dealing: which
+    replica a request goes to (in decoding, which attention group of which replica), in_turn or fewest_tokens: the one
+    that was given the fewest prompt tokens so far.
     """
 
     prefill: Pool = field(default_factory=Pool)
     decode: Pool = field(default_factory=Pool)
+    aggregated: Pool = field(default_factory=Pool)
     dealing: str = "in_turn"
+
+    @property
+    def used(self) -> dict[str, Pool]:
+        """The pools that there are, by name."""
+        if self.aggregated != Pool():
+            return {"aggregated": self.aggregated}
+        return {"prefill": self.prefill, "decode": self.decode}
+
+    @property
+    def gpus(self) -> int:
+        """Of all pools."""
+        return sum(pool.gpus for pool in self.used.values())

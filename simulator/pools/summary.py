@@ -1,4 +1,4 @@
-"""The summary of two pools: that of a run, over all replicas, and what only pools have."""
+"""The summary of pools: that of a run, over all replicas, and what only pools have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from simulator.batching import tables as batching
 from simulator.engine import PS_PER_S, seconds
-from simulator.pools.spec import NAMES
 from simulator.tables import peak_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
     parts_ps = result.attribution_ps
     total_ps = sum(parts_ps.values())
     kv_peak = sum(sum(one.result.run.batcher.pages.peak_bytes) for one in each if one.result.run.batcher is not None)
-    ttfts = [row["ttft_s"] for row in rows]
+    ttfts = [row["ttft_s"] for row in rows if row["ttft_s"] is not None]
     energy_j = sum(row["energy_j"] for row in result.device_rows)
     all_tokens = sum(int(one.result.records.column("tokens").sum()) for one in each)
     found |= {
@@ -63,9 +62,8 @@ def _pools(result: PooledResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
     pools = result.run.scenario.pools
     assert pools is not None
     words, busy, whole_s = [], {}, seconds(result.duration_ps)
-    for name in NAMES:
+    for name, pool in pools.used.items():
         mine = [one for one in result.replicas if one.pool == name]
-        pool = getattr(pools, name)
         if mine:
             words.append(f"{name} {pool.replicas} x ({mine[0].result.run.ranks.layout})")
         steps_s = sum(_time_s(one, slice(None)) for one in mine)
@@ -75,7 +73,7 @@ def _pools(result: PooledResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
     times = columns["kv_transfer_s"]
     return {
         "layout": "; ".join(words),
-        "gpus": pools.prefill.gpus + pools.decode.gpus,
+        "gpus": pools.gpus,
         **busy,
         "kv_transfer_bytes": sum(columns["kv_bytes"]),
         "kv_transfer_mean_s": float(np.mean(times)) if times else None,

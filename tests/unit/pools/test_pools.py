@@ -49,7 +49,7 @@ def scenario(tmp_path, arrivals_s, pools=None, *, workers=2, name="all", lengths
 def two(prefill=None, decode=None, replicas=(1, 1), dealing="in_turn"):
     """Pools of the given layouts, by default of one GPU each."""
     layouts = [LayoutChoice(**(layout or {"gpus": 1})) for layout in (prefill, decode)]
-    return Pools(Pool(replicas[0], layouts[0]), Pool(replicas[1], layouts[1]), dealing)
+    return Pools(Pool(replicas[0], layouts[0]), Pool(replicas[1], layouts[1]), dealing=dealing)
 
 
 def step_times_ps(*results):
@@ -250,3 +250,36 @@ def test_the_same_run_twice_is_the_same_and_so_is_one_of_single_events(tmp_path)
     ]
     assert made[0].summary == made[1].summary == made[2].summary
     assert made[0].request_rows == made[1].request_rows == made[2].request_rows
+
+
+@pytest.mark.parametrize("layout", [{"gpus": 1}, {"gpus": 2, "tp": 2}])
+def test_replicas_of_one_pool_are_runs_of_their_own(tmp_path, layout):
+    gap_s = [n * 0.0001 for n in range(8)]
+    pools = Pools(aggregated=Pool(2, LayoutChoice(**layout)))
+    both = simulate(scenario(tmp_path, gap_s, pools, workers=4))
+    assert both.requests.kv_bytes.isna().all()
+    for number in (0, 1):
+        mine = list(range(number, 8, 2))
+        lengths = [(6, 5 + n % 3) for n in mine]
+        more = {"layout": LayoutChoice(**layout), "name": "some", "workers": 4}
+        alone = simulate(scenario(tmp_path, [gap_s[n] for n in mine], lengths=lengths, numbers=mine, **more))
+        for row, n in zip(alone.request_rows, mine, strict=True):
+            found = both.request_rows[n]
+            assert (found["prefill_replica"], found["decode_replica"]) == (number, number)
+            for name in ("ttft_s", "tpot_s", "latency_s", "queued_s"):
+                assert found[name] == row[name], name
+
+
+@pytest.mark.parametrize("prompts", [True, False])
+def test_one_replica_of_one_pool_is_the_run_without_pools(tmp_path, prompts):
+    made = scenario(tmp_path, SOON, layout=LayoutChoice(gpus=1), workers=1)
+    if not prompts:
+        made = replace(made, trace=random_trace(3, 5, 12, **MODEL), workload=replace(made.workload, slo_tpot_s=4e-5))
+    plain = simulate(made)
+    pools = Pools(aggregated=Pool(layout=made.layout))
+    pooled = simulate(replace(made, layout=LayoutChoice(), pools=pools))
+    for key, value in plain.summary.items():
+        if key not in ("layout", "gpus_per_worker"):
+            assert pooled.summary[key] == (None if value is None else pytest.approx(value, rel=1e-12)), key
+    assert pooled.requests[plain.requests.columns].equals(plain.requests)
+    assert pooled.provenance["remarks"] == plain.provenance["remarks"]
