@@ -286,7 +286,7 @@ class Result:
             **self._quality(),
             **instance_figures(self.run, records, measured),
             **asdict(self.bounds),
-            **_intervals(self.draws),
+            **intervals(self.draws),
             **self.run.ranks.facts(),
         }
 
@@ -369,7 +369,7 @@ def _merged(run: Run) -> RecordLog[StepRecord]:
     return first
 
 
-def _intervals(draws: list[dict[str, Any]]) -> dict[str, float | None]:
+def intervals(draws: list[dict[str, Any]]) -> dict[str, float | None]:
     """Metric -> 5th and 95th percentile over draws, as `<metric>_p5` and `<metric>_p95`; None where it is missing."""
     found: dict[str, float | None] = {}
     for name in [name for name in (draws or [{}])[0] if name != "draw"]:

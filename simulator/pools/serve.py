@@ -68,7 +68,7 @@ class _Serving:
     def run(self, progress: Progress) -> PooledResult:
         served, first = self.plan.served, next(iter(self.pools))
         arrived = [_Arrival(order, time_ps) for time_ps, order in Arrivals(self.plan).until(1 << 62)]
-        seats = dealt(self.dealing, [served[a.order].tokens(True)[0] for a in arrived], self.pools[first].replicas)
+        seats = dealt(self.dealing, [served[a.order].prompt_tokens for a in arrived], self.pools[first].replicas)
         replicas = self._replicas(first, arrived, seats, progress)
         sent: list[Sent] = []
         lanes: list[Lane] = []

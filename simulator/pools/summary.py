@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.batching import tables as batching
 from simulator.engine import PS_PER_S, seconds
+from simulator.result import intervals
 from simulator.tables import peak_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
         "energy_j": energy_j,
         "energy_per_token_j": energy_j / all_tokens if all_tokens else None,
     }
-    return found | _pools(result, rows)
+    return found | intervals(result.draws) | _pools(result, rows)
 
 
 def _pools(result: PooledResult, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -283,3 +283,10 @@ def test_one_replica_of_one_pool_is_the_run_without_pools(tmp_path, prompts):
             assert pooled.summary[key] == (None if value is None else pytest.approx(value, rel=1e-12)), key
     assert pooled.requests[plain.requests.columns].equals(plain.requests)
     assert pooled.provenance["remarks"] == plain.provenance["remarks"]
+
+
+def test_the_least_loaded_replica_is_the_one_that_was_dealt_the_fewest_prompt_tokens(tmp_path):
+    pools = two(replicas=(2, 1), dealing="fewest_tokens")
+    lengths = [(20, 1), (6, 50), (6, 50), (6, 50), (6, 50)]
+    result = simulate(scenario(tmp_path, [0.0, 0.1, 0.2, 0.3, 0.4], pools, workers=3, lengths=lengths))
+    assert result.requests.prefill_replica.tolist() == [0, 1, 1, 1, 1]
