@@ -139,7 +139,7 @@ class Result:
         """The rows of `requests` as plain values."""
         plan, batcher = self.run.plan, self.run.batcher
         if batcher is not None:
-            known = batching.request_rows(plan, batcher.log, self.warmup_batches)
+            known = batching.request_rows(plan, batcher.log, self.warmup_batches, batcher.prefixes is not None)
             return with_instances(self.run, [list_columns(plan, row["request"]) | row for row in known])
         rows = request_rows(self.records, self.warmup_batches)
         return [row | list_columns(plan, row["request"]) for row in rows]

@@ -27,8 +27,11 @@ FIGURES = (
 """Names in the summary that only such runs fill. Times of requests from arrival on."""
 
 
-def request_rows(plan: Plan, log: Iterable[RequestRecord], warmup_requests: int) -> list[dict[str, Any]]:
-    """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO."""
+def request_rows(
+    plan: Plan, log: Iterable[RequestRecord], warmup_requests: int, prefixes: bool = False
+) -> list[dict[str, Any]]:
+    """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO.
+    `prefixes`: whether the KV cache of shared ones was kept."""
     rows = []
     for record in sorted(log, key=lambda record: record.order):
         first_ps = record.first_ps if record.first_ps >= 0 else record.start_ps
@@ -52,7 +55,7 @@ def request_rows(plan: Plan, log: Iterable[RequestRecord], warmup_requests: int)
                 "queued_s": seconds(record.start_ps - record.arrival_ps),
                 "preemptions": record.preemptions,
                 "slo_met": _met((ttft_s, slo_ttft_s), (tpot_s, slo_tpot_s)),
-                **({"reused_tokens": record.reused_tokens} if batcher.prefixes is not None else {}),
+                **({"reused_tokens": record.reused_tokens} if prefixes else {}),
             }
         )
     return rows
@@ -108,6 +111,6 @@ def figures(rows: list[dict[str, Any]], decode_tokens: int, kv_peak_bytes: int) 
         "preemptions": sum(row["preemptions"] for row in rows),
         "kv_peak_bytes": kv_peak_bytes,
     }
-    if batcher.prefixes is not None:
+    if "reused_tokens" in rows[0]:
         found["reused_tokens"] = sum(row["reused_tokens"] for row in rows)
     return found

@@ -52,6 +52,8 @@ def _others(scenario: Scenario, pools: Pools) -> Iterator[str]:
         yield f"{start} layout.{given[0]} is too; expected the layouts of pools in its place."
     if scenario.tenants.count > 1:
         yield f"{start} tenants.count is {scenario.tenants.count}; expected 1."
+    if scenario.settings.prefix_cache:
+        yield f"{start} settings.prefix_cache is true; expected false, as requests are not dealt by their prefixes."
     if scenario.settings.timeline:
         yield f"{start} timeline is true; expected false, as replicas are runs of their own."
     for pool in pools.used.values():
@@ -93,7 +95,7 @@ def check_resident(run: Run, where: str) -> None:
     """Raise ScenarioError unless all experts of a built replica are in its GPUs from the start: replicas load from one
     host memory, over links that they share, which runs of their own do not see."""
     held, parts = len(run.initial), run.ranks.parts
-    wanted = len(run.layer_expert_bytes) * run.plan.experts * len(run.ranks.places) // parts
+    wanted = len(run.layer_expert_bytes) * run.plan.experts * run.ranks.per_stage // parts
     if held < wanted:
         raise ScenarioError(
             f"pools.{where}: {held} of {wanted} experts of {run.scenario.model.name} are in GPU memory at the start;"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from simulator.pools.check import check_pools, check_requests, check_resident
 from simulator.pools.dealing import dealt
 from simulator.pools.portion import Portion
 from simulator.pools.result import PooledResult, Replica, Sent
-from simulator.pools.transfer import KvLinks, pieces
+from simulator.pools.transfer import KvLinks, Piece, pieces
 from simulator.result import finish
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.shares import Shares
@@ -90,12 +91,17 @@ class _Serving:
         seats = [(replica, group) for group in range(own.groups) for replica in range(decode.replicas)]
         chosen = dealt(self.dealing, [record.context_tokens for _, record in prompts], len(seats))
         links = KvLinks(self.scenario.platform, self.scenario.settings.pinned)
-        shares, made = Shares(self.scenario.model, own), []
+        model, made = self.scenario.model, []
+        holding, wanting = Shares(model, prompting), Shares(model, own)
         for (replica, record), seat in zip(prompts, chosen, strict=True):
             receiver, group = seats[seat]
-            senders = _gpus(prompting, self._workers("prefill", replica.number), record.worker)
-            receivers = _gpus(own, self._workers("decode", receiver), group)
-            made.append(pieces(senders, receivers, shares.kv_bytes(record.context_tokens)))
+            parts: list[Piece] = []
+            for src, dst in product(range(prompting.stages), range(own.stages)):
+                layers = sorted({*holding.layers(src)} & {*wanting.layers(dst)})
+                senders = _gpus(prompting, self._workers("prefill", replica.number), src, record.worker)
+                receivers = _gpus(own, self._workers("decode", receiver), dst, group)
+                parts += pieces(senders, receivers, wanting.part.kv_bytes(record.context_tokens, layers))
+            made.append(parts)
         landed = links.land([(record.end_ps, parts) for (_, record), parts in zip(prompts, made, strict=True)])
         sent = []
         for (replica, record), seat, parts, landed_ps in zip(prompts, chosen, made, landed, strict=True):
@@ -150,7 +156,7 @@ class _Serving:
         return build(made, progress)
 
 
-def _gpus(ranks: Ranks, workers: Sequence[str], group: int) -> Sequence[str]:
-    """The GPUs that hold the KV cache of an attention group."""
-    tp = ranks.layout.tp if ranks.layout is not None else 1
-    return workers[group * tp :][:tp]
+def _gpus(ranks: Ranks, workers: Sequence[str], stage: int, group: int) -> Sequence[str]:
+    """The GPUs of a stage that hold the KV cache of an attention group."""
+    assert ranks.layout is not None
+    return workers[stage * ranks.layout.gpus + group * ranks.layout.tp :][: ranks.layout.tp]

@@ -68,7 +68,8 @@ def _pools(result: PooledResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if mine:
             words.append(f"{name} {pool.replicas} x ({mine[0].result.run.ranks.layout})")
         steps_s = sum(_time_s(one, slice(None)) for one in mine)
-        busy[f"{name}_utilisation"] = steps_s / pool.replicas / whole_s if whole_s else None
+        under_way = pool.replicas * (pool.layout.pp or 1)  # steps that may run at once
+        busy[f"{name}_utilisation"] = steps_s / under_way / whole_s if whole_s else None
     columns = {name: [row[name] for row in rows if row[name] is not None] for name in ("kv_transfer_s", "kv_bytes")}
     waits = [row["decode_queued_s"] for row in rows if row["decode_queued_s"] is not None]
     times = columns["kv_transfer_s"]

@@ -68,6 +68,7 @@ def test_pools_that_cannot_be(tmp_path, pools, sentence):
     [
         ({"layout": LayoutChoice(tp=2)}, r"layout\.tp is too; expected the layouts of pools in its place\.$"),
         ({"tenants": Tenants(count=2)}, r"tenants\.count is 2; expected 1\.$"),
+        ({"settings": Settings(prefix_cache=True)}, r"settings\.prefix_cache is true; expected false, as requests are"),
         ({"settings": Settings(timeline=True)}, r"timeline is true; expected false, as replicas are runs of their"),
         ({"pipeline": DynamicGating}, r"policy/pipeline DynamicGating has none; expected PlainPipeline\.$"),
         ({"gating": ResidentOnly}, r"policy/gating ResidentOnly has none; expected AsRouted\.$"),

@@ -124,6 +124,8 @@ def test_two_replicas_are_two_runs(tmp_path):
         ({"gpus": 1}, {"gpus": 2, "attention_dp": 2}, (2, 1)),
         ({"gpus": 2, "tp": 2}, {"gpus": 1}, (1, 2)),
         ({"gpus": 2, "attention_dp": 2}, {"gpus": 2, "tp": 2}, (1, 1)),
+        ({"gpus": 2, "pp": 2}, {"gpus": 2, "tp": 2}, (1, 1)),
+        ({"gpus": 1}, {"gpus": 2, "pp": 2}, (2, 1)),
     ],
 )
 def test_every_token_is_served_once_and_every_byte_arrives(tmp_path, prefill, decode, replicas, dealing):
@@ -290,3 +292,13 @@ def test_the_least_loaded_replica_is_the_one_that_was_dealt_the_fewest_prompt_to
     lengths = [(20, 1), (6, 50), (6, 50), (6, 50), (6, 50)]
     result = simulate(scenario(tmp_path, [0.0, 0.1, 0.2, 0.3, 0.4], pools, workers=3, lengths=lengths))
     assert result.requests.prefill_replica.tolist() == [0, 1, 1, 1, 1]
+
+
+def test_stages_send_the_layers_that_they_hold(tmp_path):
+    """Of two layers, each stage of the one pool sends one to the same stage of the other, side by side."""
+    pools = two({"gpus": 2, "pp": 2}, {"gpus": 2, "pp": 2})
+    result = simulate(scenario(tmp_path, [0.0], pools, workers=4))
+    kv = result.links[result.links.pool == "kv"]
+    assert kv.lane.tolist() == ["KV gpu0->gpu2", "KV gpu1->gpu3"]
+    assert kv.delivered_bytes.tolist() == [6 * KV_TOKEN_BYTES // 2] * 2
+    assert result.requests.kv_transfer_s[0] == pytest.approx(1e-6 + 3 * KV_TOKEN_BYTES / 2e9, abs=1e-12)
