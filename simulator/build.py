@@ -29,6 +29,7 @@ from simulator.build_layout import (
     collective_times,
     make_collectives,
     make_exchange,
+    run_layout_ahead,
     staged,
     take_steps,
     task_graph,
@@ -294,7 +295,7 @@ class _Builder:
         take_steps(workers, self.ranks, batcher, self._source, exchange)
         self._show_queue(tiers, batcher)
         if batcher is not None:
-            self._run_ahead(workers[0], batcher)
+            self._run_ahead(workers, batcher, owners)
         return Run(
             scenario=scenario,
             clock=self.clock,
@@ -338,21 +339,22 @@ class _Builder:
                     )
                 tier.view.queued = batcher.queued
 
-    def _run_ahead(self, worker: Worker, batcher: Batcher) -> None:
-        """Let a worker take many steps at once, if it can have no company and nobody looks on."""
-        device = self.scenario.platform.device(worker.name)
-        alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
+    def _run_ahead(self, workers: list[Worker], batcher: Batcher, owners: np.ndarray) -> None:
+        """Let workers take many steps at once, if they can have no company and nobody looks on."""
+        scenario, worker = self.scenario, workers[0]
+        device, settings = scenario.platform.device(worker.name), scenario.settings
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
-        plain = plain and self.dispatch is None
+        plain = plain and self.dispatch is None and not settings.stepwise and self.recorder is None
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
-        if alone and plain and free and self.scheduling.steady:
-            costs = ExpertCosts(self.launched, self.row_bytes, device)
-            dense = self._own_dense(device)
-            framework_ps = to_ps(self.scenario.settings.framework_layer_s)
-            worker.stretches = Stretches(
-                worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records, self.times
-            )
+        if not (plain and free and self.scheduling.steady):
+            return
+        costs = ExpertCosts(self.launched, self.row_bytes, device)
+        if len(workers) > 1:
+            run_layout_ahead(scenario, self.ranks, self.shares, workers, batcher, owners, costs, self.times)
+        else:
+            dense, framework_ps = self._own_dense(device), to_ps(settings.framework_layer_s)
+            worker.stretches = Stretches(worker, batcher, dense, costs, framework_ps, settings.step_records, self.times)
 
     # ---- memories
 
