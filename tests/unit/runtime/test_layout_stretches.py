@@ -86,9 +86,10 @@ def tiny(seed, folder):
     count = int(rng.integers(3, 14))
     prompts, decodes = rng.integers(1, pick(3, 12, 30), count), rng.integers(1, pick(2, 8, 20), count)
     gaps_s = rng.exponential(pick(1e-6, 3e-5, 1e-3), count) * rng.integers(0, 2, count)
-    rows = zip(np.cumsum(gaps_s).tolist(), prompts, decodes, strict=True)
+    rows = zip(np.cumsum(gaps_s).tolist(), prompts, decodes, rng.integers(0, 2, count), strict=True)
     path = folder / "requests.csv"
-    path.write_text("\n".join(["arrival_s,prompt_tokens,decode_tokens", *(f"{a!r},{p},{d}" for a, p, d in rows)]))
+    lines = [f"{at!r},{p},{d},prefix{name},{p}" for at, p, d, name in rows]
+    path.write_text("\n".join(["arrival_s,prompt_tokens,decode_tokens,prefix,prefix_tokens", *lines]))
     kind = LAYOUTS[seed % len(LAYOUTS)]
     experts = 12
     model = ModelSpec.from_mapping(
@@ -102,13 +103,16 @@ def tiny(seed, folder):
     longest = max(-(-(p + d) // page) * page for p, d in zip(prompts, decodes, strict=True))
     longest_bytes = longest * model.kv_bytes(1) // kind.get("tp", 1)
     settings = {"kv_cache_bytes": int(longest_bytes * pick(1, 1.5))} if pick(True, False) else {}
+    preempt = pick("recompute", "swap")
+    if preempt == "recompute" and pick(True, False):
+        settings = {"prefix_cache": True, "kv_cache_bytes": 4 * longest_bytes}
     prompt = int(pick(0, 3))
     roles = {
         "scheduling": partial(
             Continuous,
             max_batch=max_batch,
             token_budget=max(max_batch, int(pick(4, 9, 50))),
-            preempt=pick("recompute", "swap"),
+            preempt=preempt,
         ),
         "placement": pick(PopularFirst, PopularFirst, ColdStart),
     }
@@ -146,6 +150,7 @@ def test_the_cases_are_not_all_easy(tmp_path):
     assert sum(result.summary["preemptions"] > 0 for result in results) >= 3
     assert sum(result.summary["prefill_tokens"] > 0 for result in results) >= 10
     assert sum(result.layers.loads.sum() > 0 for result in results) >= 5
+    assert sum(result.summary.get("reused_tokens", 0) > 0 for result in results) >= 2
     assert sum("all_to_all" in result.summary["attribution"] for result in results) >= 10
 
 
