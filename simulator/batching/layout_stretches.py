@@ -197,7 +197,7 @@ class LayoutStretches(RunAhead):
         """From dense costs [S, G, D, 3], tokens that each expert serves [S, P, L, slots], those of a group with experts
         of a part [S, L, G, P], and each group's tokens and those of which logits are wanted."""
         times = self._times
-        sums = np.array([[count * times.reduce_ps(n) for count in times.reductions] for n in tokens], dtype=np.int64)
+        sums = np.outer([times.reduce_ps(count) for count in tokens], times.reductions)
         sums[:, -1] += [times.gather_ps(wanted) for wanted in sampled]
         steps, layers = reached.shape[:2]
         if self._exchanging:
