@@ -127,13 +127,13 @@ class _Builder:
         layers = len(model.moe_layers)
         recorded = trace.meta.expert_bytes
         self.whole_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
-        self.ranks = Ranks.of(scenario.layout, scenario.platform, model.experts)
+        self.ranks = Ranks.of(scenario.layout, scenario.platform, self.pool.experts)
         self.scheduling = staged(self.scheduling, scenario, self.ranks)
         system = scenario.system
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
         self.pipeline = system.pipeline()
         self.hosted: set[int] = set()  # layers whose dense part is the host's; known once policies are bound
-        self.shares = Shares(model, self.ranks, self.hosted)
+        self.shares = Shares(model, self.ranks, self.hosted, self.pool.experts)
         self.launched = self.shares.part  # with the experts that one launch can name
         if self.identity is not None and scenario.tenants.merged_steps:
             self.launched = replace(self.shares.part, experts=self.identity.pool)
@@ -345,6 +345,7 @@ class _Builder:
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
         plain = plain and self.dispatch is None
+        plain = plain and (self.times is not None or self.ranks.each == 1)  # sums on the links are transfers
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if alone and plain and free and self.scheduling.steady:
             costs = ExpertCosts(self.launched, self.row_bytes, device)
