@@ -22,9 +22,9 @@ def _smallest(overrides: Sequence[Any]) -> Scenario:
     return scenario_of([*overrides, "workload.requests=1", "workload.max_decode_tokens=1"])
 
 
-def _built(scenario: Scenario, count: int, requests: int, tokens: int) -> Run | None:
-    """A run of so many instances, each of whose engines has KV cache for `requests` of `tokens`; None if not all of its
-    experts are resident from the start."""
+def _built(scenario: Scenario, count: int, requests: int, tokens: int, share: float = 1.0) -> Run | None:
+    """A run of so many instances, each of whose engines has KV cache for `requests` of `tokens`; None if less than this
+    share of its experts is resident from the start."""
     tenants = replace(scenario.tenants, count=count)
     _, shares = one_gpu(scenario)
     kv_bytes = tenants.engines * requests * shares.kv_bytes(tokens)  # on each GPU
@@ -33,21 +33,21 @@ def _built(scenario: Scenario, count: int, requests: int, tokens: int) -> Run | 
         run = build(replace(scenario, tenants=tenants, settings=settings))
     except ScenarioError:  # the rest alone does not fit
         return None
-    return run if len(run.initial) == len(run.tiers[0].sizes) else None
+    return run if len(run.initial) >= share * len(run.tiers[0].sizes) else None
 
 
-def resident_instances(overrides: Sequence[Any], requests: int, tokens: int) -> int:
-    """The most instances that a machine holds with all their experts, by the simulator's ledger.
+def resident_instances(overrides: Sequence[Any], requests: int, tokens: int, share: float = 1.0) -> int:
+    """The most instances that a machine holds with all or a share of their experts, by the simulator's ledger.
 
     Every engine has KV cache for `requests` of `tokens` each, and a workspace (settings.workspace_bytes).
     """
     scenario = _smallest(overrides)
     fits, too_many = 0, 1
-    while too_many <= MOST and _built(scenario, too_many, requests, tokens) is not None:
+    while too_many <= MOST and _built(scenario, too_many, requests, tokens, share) is not None:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if _built(scenario, middle, requests, tokens) is not None:
+        if _built(scenario, middle, requests, tokens, share) is not None:
             fits = middle
         else:
             too_many = middle
