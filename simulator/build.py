@@ -60,6 +60,7 @@ from simulator.scenario import Scenario, ScenarioError, check_fit
 from simulator.streaming.assembly import assemble
 from simulator.tasks import tasks_by_request, training_tasks
 from simulator.tenants.dense import InstanceCosts
+from simulator.tenants.forecasts import OwnForecasts
 from simulator.tenants.gating import OwnExperts
 from simulator.tenants.serve import serve_instances
 from simulator.unrecorded import remarks
@@ -145,6 +146,9 @@ class _Builder:
         ]
         self.sizes = [size for size in self.row_bytes for _ in range(self.pool.experts)]
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
+        if self.prediction.by_step and self.identity is not None:
+            others = [system.prediction() for _ in range(1, self.identity.instances)]
+            self.prediction = OwnForecasts([self.prediction, *others], self.identity)
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
         guess = None if self.prediction.by_step else self.prediction.guess
@@ -214,7 +218,8 @@ class _Builder:
         return carried
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
-        own = name == "gating"  # decides for an instance at a time
+        forecasts = name == "prediction" and isinstance(self.prediction, OwnForecasts)
+        own = name == "gating" or forecasts  # for an instance at a time
         model, meta = self.scenario.model if own else self.pool, self.scenario.trace.meta
         return PolicyContext(
             layers=len(model.moe_layers),
