@@ -61,6 +61,7 @@ from simulator.scenario import Scenario, ScenarioError, check_fit
 from simulator.streaming.assembly import assemble
 from simulator.tasks import tasks_by_request, training_tasks
 from simulator.tenants.dense import InstanceCosts
+from simulator.tenants.forecasts import OwnForecasts
 from simulator.tenants.gating import OwnExperts
 from simulator.tenants.serve import serve_instances
 from simulator.unrecorded import remarks
@@ -128,13 +129,13 @@ class _Builder:
         layers = len(model.moe_layers)
         recorded = trace.meta.expert_bytes
         self.whole_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
-        self.ranks = Ranks.of(scenario.layout, scenario.platform, model.experts)
+        self.ranks = Ranks.of(scenario.layout, scenario.platform, self.pool.experts)
         self.scheduling = staged(self.scheduling, scenario, self.ranks)
         system = scenario.system
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
         self.pipeline = system.pipeline()
         self.hosted: set[int] = set()  # layers whose dense part is the host's; known once policies are bound
-        self.shares = Shares(model, self.ranks, self.hosted)
+        self.shares = Shares(model, self.ranks, self.hosted, self.pool.experts)
         self.launched = self.shares.part  # with the experts that one launch can name
         if self.identity is not None and scenario.tenants.merged_steps:
             self.launched = replace(self.shares.part, experts=self.identity.pool)
@@ -146,6 +147,9 @@ class _Builder:
         ]
         self.sizes = [size for size in self.row_bytes for _ in range(self.pool.experts)]
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
+        if self.prediction.by_step and self.identity is not None:
+            others = [system.prediction() for _ in range(1, self.identity.instances)]
+            self.prediction = OwnForecasts([self.prediction, *others], self.identity)
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
         guess = None if self.prediction.by_step else self.prediction.guess
@@ -215,7 +219,8 @@ class _Builder:
         return carried
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
-        own = name == "gating"  # decides for an instance at a time
+        forecasts = name == "prediction" and isinstance(self.prediction, OwnForecasts)
+        own = name == "gating" or forecasts  # for an instance at a time
         model, meta = self.scenario.model if own else self.pool, self.scenario.trace.meta
         return PolicyContext(
             layers=len(model.moe_layers),
@@ -346,6 +351,7 @@ class _Builder:
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
         plain = plain and self.dispatch is None and not settings.stepwise and self.recorder is None
+        plain = plain and (self.times is not None or self.ranks.each == 1)  # sums on the links are transfers
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if not (plain and free and self.scheduling.steady):
             return

@@ -254,7 +254,7 @@ class Result:
         energy = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
         all_tokens = int(records.column("tokens").sum())
         prefetches = total("prefetches")
-        return {
+        figures = {
             "requests": len(rows),
             "prefill_tokens": prefill_tokens,
             "decode_tokens": decode_tokens,
@@ -287,8 +287,8 @@ class Result:
             **instance_figures(self.run, records, measured),
             **asdict(self.bounds),
             **intervals(self.draws),
-            **self.run.ranks.facts(),
         }
+        return figures | self.run.ranks.facts(figures["tokens_per_s"])
 
     def _served(self, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
         assert self.run.batcher is not None
