@@ -14,6 +14,8 @@ from simulator.batching.pages import KvPages
 from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
 from simulator.batching.stretches import Stretches
+from simulator.energy.carbon import read_intensity
+from simulator.energy.processed import Processed
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
@@ -73,6 +75,7 @@ class Run:
     remarks: list[str]
     recorder: Recorder | None
     initial: list[int] = field(default_factory=list)
+    lane_ends: dict[str, tuple[str, str]] = field(default_factory=dict)  # of lanes that copy: from and to which device
     batcher: Batcher | None = None
 
 
@@ -129,6 +132,7 @@ class _Builder:
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
         self.media: dict[str, Medium] = {}
+        self.lane_ends: dict[str, tuple[str, str]] = {}
         self.recorder: Recorder | None = None
 
     def _carried(self) -> set[str]:
@@ -212,6 +216,8 @@ class _Builder:
         tasks = system.pipeline().tasks(layers, count)
         memories = [self._memory(worker, owners, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
+        if scenario.settings.carbon_g_per_kwh is not None:
+            read_intensity(scenario.settings.carbon_g_per_kwh)
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, model.experts, host, self.remarks)
@@ -242,6 +248,7 @@ class _Builder:
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
+            lane_ends=self.lane_ends,
             batcher=batcher,
         )
 
@@ -458,6 +465,7 @@ class _Builder:
         for lane in self.fabric.lanes:
             if lane.name == name:
                 return lane
+        self.lane_ends[name] = (src, dst)
         chunks = self.prefetch.chunks
         chunk_bytes = -(-max(self.sizes) // chunks) if chunks else self.scenario.settings.chunk_bytes
         return self.fabric.add_lane(
@@ -528,6 +536,7 @@ class _Builder:
             loader=loader,
             dense=self._dense(device),
             expert_costs=ExpertCosts(model, self.row_bytes, device),
+            processed=Processed(model),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,

@@ -13,6 +13,8 @@ from threadpoolctl import ThreadpoolController
 from simulator.batching import tables as batching
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
+from simulator.energy.report import COLUMNS as ENERGY_COLUMNS
+from simulator.energy.report import EnergyReport
 from simulator.engine import PS_PER_S, seconds
 from simulator.runtime.loader import StagedLoader
 from simulator.runtime.record_log import RecordLog
@@ -175,7 +177,8 @@ class Result:
 
     @cached_property
     def devices(self) -> pd.DataFrame:
-        """One row per worker, host CPU and memory: busy time, high-water mark, energy from idle and full power."""
+        """One row per worker, host CPU and memory: busy time, high-water mark, energy by power: idle, and full while
+        busy."""
         import pandas as pd
 
         return pd.DataFrame(device_rows(self.run, seconds(self.duration_ps)))
@@ -186,6 +189,20 @@ class Result:
         import pandas as pd
 
         return pd.DataFrame(link_rows(self.run, seconds(self.duration_ps)))
+
+    @cached_property
+    def energy(self) -> pd.DataFrame:
+        """One row per device or link, what it did, part of the model and phase (warm-up included): amount, price and
+        energy; no rows where `energy_report.missing` says which constant is not known."""
+        import pandas as pd
+
+        return pd.DataFrame(self.energy_report.rows, columns=list(ENERGY_COLUMNS))
+
+    @cached_property
+    def energy_report(self) -> EnergyReport:
+        """The account of energy, bottom up and by power."""
+        by_power_j = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
+        return EnergyReport(self.run, self.records, self.duration_ps, by_power_j)
 
     # ---- figures of the whole run
 
@@ -229,8 +246,6 @@ class Result:
         total_s = seconds(sum(self.attribution_ps.values()))
         rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
-        energy = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
-        all_tokens = int(records.column("tokens").sum())
         prefetches = total("prefetches")
         return {
             "requests": len(rows),
@@ -259,8 +274,7 @@ class Result:
             **(dict.fromkeys(batching.FIGURES) if self.run.batcher is None else self._served(rows, decode_tokens)),
             "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories),
             "memory_peak_bytes": max(peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
-            "energy_j": energy,
-            "energy_per_token_j": energy / all_tokens if all_tokens else None,
+            **self.energy_report.summary(),
             **self._quality(),
             **asdict(self.bounds),
             **_intervals(self.draws),
@@ -306,6 +320,7 @@ class Result:
             "workload": asdict(scenario.workload),
             "served": facts(self.run.plan),
             "settings": asdict(scenario.settings),
+            "energy": self.energy_report.told,
             "remarks": list(self.run.remarks),
         }
 

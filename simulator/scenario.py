@@ -69,7 +69,8 @@ class Settings:
     the run (None: of all); timeline_slices: about how many slices in all, so that the file stays some
     tens of MB (None: no limit); reference: compute the clairvoyant reference too; kv_page_tokens: grain of the
     KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves);
-    step_records: keep a record of every step; if not, steps that are simulated together are kept as sums.
+    step_records: keep a record of every step; if not, steps that are simulated together are kept as sums;
+    carbon_g_per_kwh: of the grid, a number or a CSV with columns time_of_day_s and g_per_kwh (None: not asked for).
     """
 
     cache_bytes: int | None = None
@@ -88,6 +89,7 @@ class Settings:
     kv_page_tokens: int = 16
     kv_cache_bytes: int | None = None
     step_records: bool = True
+    carbon_g_per_kwh: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeline_requests", "timeline_slices"):

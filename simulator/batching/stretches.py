@@ -40,6 +40,7 @@ class _Stretch(NamedTuple):
     dense_ps: np.ndarray  # [steps, 4]
     experts_ps: np.ndarray | None  # [steps, 3]; None: as many as are active say
     last: bool
+    pairs: int  # of tokens and experts, in each step
 
 
 class Stretches:
@@ -148,6 +149,7 @@ class Stretches:
             dense_ps=dense_ps[:steps],
             experts_ps=None if experts_ps is None else experts_ps[:steps],
             last=steps == left,
+            pairs=sum([request.prepared.cells.shape[1] for request in requests]),  # type: ignore[attr-defined]
         )
 
     def _active(self, requests: list[Request], steps: int) -> np.ndarray:
@@ -183,6 +185,7 @@ class Stretches:
         dense_ps = self._dense.mixed(contexts, prompts, sampled)
         experts_ps = self._experts.launches(counts).sum(axis=0)
         batch, last = self._batcher.batch_of(parts)
+        self._worker.processed.mixed(contexts, prompts, sum([tokens for _, tokens in parts]), sampled)
         return _Stretch(
             batch=batch,
             prompt_tokens=sum([tokens for _, tokens in chunks]),
@@ -195,6 +198,7 @@ class Stretches:
             dense_ps=dense_ps[None],
             experts_ps=experts_ps[None],
             last=last,
+            pairs=int(counts.sum()),
         )
 
     def _flush(self, number: int) -> None:
@@ -227,6 +231,7 @@ class Stretches:
             for layer, hits in enumerate(active[numbers["prefill"] == prefill].sum(axis=0, dtype=np.int64).tolist()):
                 counters[layer][0] += hits
         worker.busy_ps += int(parts_ps.sum())
+        worker.processed.repeated(pending)
         if self._keep_steps:
             lengths = np.repeat([len(stretch.requests) for stretch in pending], steps)
             contexts = [(np.array(s.contexts) + np.arange(len(s.ends_ps))[:, None]).ravel() for s in pending]
