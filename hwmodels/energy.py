@@ -5,6 +5,7 @@ technology it names (`memory_technology`, `process`, `technology`), then that of
 GPU's datasheet or from the kind of drive or link. Technologies, with their sources, are in energy.yaml.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,35 @@ def background_w(device: "Device") -> float:
         return device.idle_power_w
     entry = technologies()["memories"].get(memory_technology(device), {})
     return float(entry.get("background_w_per_gb", 0.0)) * device.memory_capacity_bytes / 1e9
+
+
+def told(thing: "Device | Link") -> str:
+    """The prices of a device or a link in words, with technology and origin; empty for a switch.
+
+    >>> from hwmodels import Link
+    >>> told(Link(name="pcie0", kind="pcie", a="dram", b="gpu0", bandwidth_bytes_per_s=1e9, source="made up"))
+    '6 pJ/bit (pcie, assumed)'
+    """
+    from hwmodels.device import Link
+
+    if isinstance(thing, Link):
+        return _told("{} pJ/bit", lambda: link_pj_per_bit(thing))
+    words = []
+    if thing.kind not in ("cpu", "switch"):
+        words.append(_told("reads {} pJ/bit", lambda: memory_pj_per_bit(thing)))
+    dtype = next((name for name in ("bf16", "fp16", "fp32") if name in thing.peak_flop_per_s), None)
+    if dtype is not None:
+        words.append(_told(f"{{}} pJ per operation in {dtype}", lambda: flop_pj(thing, dtype)))
+    return ", ".join(words)
+
+
+def _told(text: str, price: Callable[[], Picojoules]) -> str:
+    try:
+        found = price()
+    except EnergyUnknown:
+        return text.format("unknown")
+    by = f"{found.technology}, {found.origin}" if found.technology else found.origin
+    return f"{text.format(f'{found.value:.3g}')} ({by})"
 
 
 def check_energy(thing: "Device | Link", at: str) -> None:

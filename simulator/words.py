@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.energy import PARTS
+
 # what the critical path waited for, in words
 CAUSES = {
     "hbm": "GPU memory (HBM)",
@@ -17,8 +19,6 @@ CAUSES = {
     "nvlink": "NVLink",
     "management": "cache management",
 }
-
-ENERGY_PARTS = ("attention", "gemm", "experts", "head", "transfers", "background")
 
 LOST = (("dropped", "dropped"), ("substituted", "substituted"), ("low_precision", "at low precision"))
 
@@ -89,10 +89,12 @@ def _energy(s: dict[str, Any]) -> list[tuple[str, str]]:
     if s["energy_bottom_up_j"] is None:
         why = "idle and full power; what bits or operations cost is not known of every part"
         return [("energy", f"{energy_j:.3g} J per token, by {why}"), *_carbon(s)]
-    parts = {name: s[f"energy_{name}_per_token_j"] for name in ENERGY_PARTS}
+    parts = {name: s[f"energy_{name}_per_token_j"] for name in PARTS}
     largest = sorted(parts.items(), key=lambda item: (-item[1], item[0]))
     shares = ", ".join(f"{name} {percent(part / energy_j)}" for name, part in largest if part >= 0.0005 * energy_j)
-    return [("energy", f"{energy_j:.3g} J per token: {shares}"), *_carbon(s)]
+    by_power = energy_j * s["energy_by_power_j"] / s["energy_j"]
+    beside = f" (by power {by_power:.3g} J)" if by_power else ""
+    return [("energy", f"{energy_j:.3g} J per token bottom up{beside}: {shares}"), *_carbon(s)]
 
 
 def _carbon(s: dict[str, Any]) -> list[tuple[str, str]]:

@@ -38,6 +38,7 @@ MODULES = {
         "hwmodels.predict",
         "hwmodels.kernel_times",
         "hwmodels.constants",
+        "hwmodels.energy",
         "hwmodels.kernels",
         "hwmodels.fit",
         "hwmodels.calibrate",
@@ -52,6 +53,8 @@ MODULES = {
             for name in ("scenario", "result", "bounds", "model", "plan", "served", "binding", "residency", "replay")
         ),
         "simulator.timeline",
+        "simulator.energy.account",
+        "simulator.energy.report",
         "simulator.policies",
     ],
     "Experiments": [

@@ -26,7 +26,7 @@ MOST_STEPS = 512  # at once
 FLUSHED = 4096  # steps after which their records are written
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """Steps of the same requests; times in ps."""
 
     batch: int
@@ -63,7 +63,7 @@ class Stretches:
         self._shape = plan.layers, plan.experts
         self._by_active: dict[int, np.ndarray | None] = {}
         self._here = False
-        self._pending: list[_Stretch] = []
+        self._pending: list[Stretch] = []
         self._steps = 0  # of the pending
         self._step_ps = 0  # the last one took
 
@@ -99,7 +99,7 @@ class Stretches:
         self._flush(number)
         return number, time_ps
 
-    def _cost(self, parts: Parts, time_ps: int) -> _Stretch | None:
+    def _cost(self, parts: Parts, time_ps: int) -> Stretch | None:
         """The steps from here on in which these requests run; None where the worker has to take one itself."""
         decoding = []
         for request, _ in parts:
@@ -112,7 +112,7 @@ class Stretches:
             return self._mixed(parts, decoding, time_ps)
         return self._decode(decoding, time_ps)
 
-    def _decode(self, requests: list[Request], time_ps: int) -> _Stretch:
+    def _decode(self, requests: list[Request], time_ps: int) -> Stretch:
         count, batcher = len(requests), self._batcher
         left = min([request.rows - request.done for request in requests])
         steps = min(left, MOST_STEPS)
@@ -137,7 +137,7 @@ class Stretches:
         if arrival_ps is not None and ends_ps[-1] >= arrival_ps:
             steps = int(ends_ps.searchsorted(arrival_ps)) + 1
         self._step_ps = max(1, (int(ends_ps[steps - 1]) - time_ps) // steps)
-        return _Stretch(
+        return Stretch(
             batch=min([request.order for request in requests]),
             prompt_tokens=0,
             tokens=count,
@@ -171,7 +171,7 @@ class Stretches:
         cells = np.concatenate(rows, axis=1) + np.arange(steps)[:, None] * size
         return counted(cells, steps * size).reshape(steps, *self._shape)
 
-    def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> _Stretch | None:
+    def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> Stretch | None:
         """One step with chunks of prompts."""
         chunks = [(request, tokens) for request, tokens in parts if request.done < request.fresh]
         if decoding and any(tokens == 1 for _, tokens in chunks):
@@ -186,7 +186,7 @@ class Stretches:
         experts_ps = self._experts.launches(counts).sum(axis=0)
         batch, last = self._batcher.batch_of(parts)
         self._worker.processed.mixed(contexts, prompts, sum([tokens for _, tokens in parts]), sampled)
-        return _Stretch(
+        return Stretch(
             batch=batch,
             prompt_tokens=sum([tokens for _, tokens in chunks]),
             tokens=sum([tokens for _, tokens in parts]),

@@ -19,14 +19,13 @@ from hwmodels.energy import (
     link_pj_per_bit,
     memory_pj_per_bit,
 )
+from simulator.energy import PHASES
 from simulator.energy.work import Done, dense_work, expert_work
 from simulator.engine import PS_PER_S
 
 if TYPE_CHECKING:
     from simulator.build import Run
 
-PARTS = ("attention", "gemm", "experts", "head", "transfers", "background")
-PHASES = ("decode", "prefill", "idle")  # steps without tokens of prompts; with some; no step at all
 PJ_PER_J = 10**12
 ACTIVATION_BYTES = 2
 

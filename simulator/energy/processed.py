@@ -9,27 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from simulator.batching.stretches import Stretch
     from simulator.model import ModelSpec
     from simulator.plan import Step
 
 KEPT = 4096  # pairs of new tokens and context that are worked out together
 Sums = dict[str, list[float]]  # dtype -> [operations, bytes]
-
-
-class Repeated(Protocol):
-    """Steps of the same requests: so many tokens in each; contexts of the requests after the first one."""
-
-    prompt_tokens: int
-    tokens: int
-    contexts: list[int]
-    pairs: int
-    ends_ps: np.ndarray
-    active: np.ndarray
 
 
 class Processed:
@@ -74,7 +64,7 @@ class Processed:
         self._add_pairs(prompts)
         self._add_pairs((1, context) for context in contexts)
 
-    def repeated(self, stretches: Sequence[Repeated]) -> None:
+    def repeated(self, stretches: Sequence[Stretch]) -> None:
         """Steps taken together: all that decode, and the experts of those with prompts too."""
         for stretch in stretches:
             steps, phase = len(stretch.ends_ps), int(stretch.prompt_tokens > 0)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.energy import EnergyUnknown
-from simulator.energy.account import PARTS, PJ_PER_J, Entry, Measured, account, by, total_pj
+from simulator.energy import PARTS
+from simulator.energy.account import PJ_PER_J, Entry, Measured, account, by, total_pj
 from simulator.energy.carbon import carbon_g
 from simulator.engine import seconds
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from hwmodels import Platform
-from simulator.energy.account import PARTS, PHASES, Entry, by, total_pj
+from simulator.energy import PARTS, PHASES
+from simulator.energy.account import Entry, by, total_pj
 from simulator.engine import Fabric, Lane, Medium, Transfer
 from simulator.plan import Workload
 from simulator.policies.attention.last_layers import LastLayers

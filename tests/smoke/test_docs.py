@@ -18,7 +18,7 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline", "serving_runtime")
+        for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline", "serving_runtime", "energy")
     ),
 ]
 ELSEWHERE = ("calibrate", "demo", "figure")  # what other tests run
