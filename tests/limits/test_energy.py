@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from hwmodels import Platform
 from simulator.energy import PARTS, PHASES
 from simulator.energy.account import Entry, by, total_pj
+from simulator.energy.processed import kinds_of_layers
 from simulator.engine import Fabric, Lane, Medium, Transfer
+from simulator.model import ModelSpec
 from simulator.plan import Workload
 from simulator.policies.attention.last_layers import LastLayers
 from simulator.policies.execution.cpu_in_place import CpuInPlace
@@ -20,12 +24,15 @@ from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.precision.expert_bits import ExpertBits
 from simulator.policies.scheduling.continuous import Continuous
 from simulator.result import Result
+from simulator.scenario import ScenarioError
 from tests.helpers import (
+    CONF,
     EXPERT_BYTES,
     HIDDEN,
     WIDTH,
     random_trace,
     run,
+    shipped,
     system,
     tiny_model,
     tiny_phone,
@@ -173,6 +180,40 @@ def test_one_transfer_by_hand():
         ("gpu0", "read"): (EXPERT_BYTES + activation_bytes) * 8 * 3,
         ("gpu0", "compute"): 2 * 3 * HIDDEN * WIDTH // 2,  # half a pJ each
     }
+
+
+def test_the_documentation_has_these_numbers():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "energy.md").read_text(encoding="utf-8")
+    example = page[page.index("## One transfer by hand") :]
+    entries = [e for e in one_token().energy_report.entries if e.part in ("transfers", "experts")]
+    assert len(entries) == 5
+    for entry in entries:
+        assert f" {entry.energy_pj:,} pJ |" in example
+
+
+def test_carbon_is_the_energy_at_the_grids_intensity():
+    result = one_token(carbon_g_per_kwh="360")
+    assert result.summary["carbon_g"] == pytest.approx(result.summary["energy_j"] / 1e4, rel=1e-12)  # 3.6e6 J / 360 g
+    assert one_token().summary["carbon_g"] is None
+
+
+def test_an_intensity_that_cannot_be_read_is_refused_before_the_run():
+    with pytest.raises(ScenarioError, match=r"settings.carbon_g_per_kwh=nowhere.csv"):
+        one_token(carbon_g_per_kwh="nowhere.csv")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_all_but_attention_costs_something_once_and_something_per_token(name):
+    """What the account rests on: steps and tokens are all that need be counted."""
+    model = ModelSpec.from_mapping(shipped("model", name))
+    tokens = np.array([1.0, 2.0, 5.0, 40.0])
+    works = [model.embedding_work(tokens), *model.head_work(tokens), model.expert_work(tokens)]
+    for layer in kinds_of_layers(model):
+        works += [work for work in model.layer_dense_work(layer, tokens, tokens) if work.kind != "attention"]
+    for work in works:
+        for one, two, *more in (work.flops, work.size_bytes):
+            assert more == pytest.approx([two + (n - 2) * (two - one) for n in (5, 40)], rel=1e-12), work.name
+    assert sum(kinds_of_layers(model).values()) == model.layers
 
 
 def test_an_expert_that_is_here_is_read_again_but_not_copied_again():
