@@ -103,10 +103,9 @@ class Processed:
 
     def _settle(self) -> None:
         """Turn what was counted into work."""
-        contexts = np.cumsum(self._borders)
+        contexts = np.zeros(max([len(self._borders), *(context + 1 for context in self._contexts)]), dtype=np.int64)
+        contexts[: len(self._borders)] = np.cumsum(self._borders)
         for context, count in self._contexts.items():
-            if context >= len(contexts):
-                contexts = np.append(contexts, np.zeros(context + 1 - len(contexts), dtype=np.int64))
             contexts[context] += count
         there = np.flatnonzero(contexts)
         if len(there):

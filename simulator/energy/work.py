@@ -42,6 +42,8 @@ def dense_work(worker: Worker, model: ModelSpec) -> Iterator[Done]:
     first_on_host = bool(on_host and on_host[0])
     for phase in (0, 1):
         steps, tokens = processed.steps[phase], processed.tokens[phase]
+        if not steps:
+            continue
         sums: dict[tuple[str, bool], Sums] = {}
         for (layer, hosted), times in layers.items():
             works = model.layer_dense_work(layer, ONE_AND_TWO, ONE_AND_TWO)
