@@ -16,6 +16,8 @@ from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
 from simulator.batching.stretches import Stretches
 from simulator.build_layout import check_layout, collective_times, make_collectives, make_exchange, task_graph
+from simulator.energy.carbon import read_intensity
+from simulator.energy.processed import Processed
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
@@ -85,6 +87,7 @@ class Run:
     recorder: Recorder | None
     ranks: Ranks
     initial: list[int] = field(default_factory=list)
+    lane_ends: dict[str, tuple[str, str]] = field(default_factory=dict)  # of lanes that copy: from and to which device
     batcher: Batcher | None = None
     bounded: bool = True  # whether there is a physics bound, and perhaps a reference
 
@@ -153,6 +156,7 @@ class _Builder:
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
         self.media: dict[str, Medium] = {}
+        self.lane_ends: dict[str, tuple[str, str]] = {}
         self.recorder: Recorder | None = None
 
     def _carried(self) -> set[str]:
@@ -244,6 +248,8 @@ class _Builder:
         tasks = task_graph(pipeline, layers, self.ranks)
         memories = [self._memory(worker, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
+        if scenario.settings.carbon_g_per_kwh is not None:
+            read_intensity(scenario.settings.carbon_g_per_kwh)
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, self.pool.experts, host, self.remarks)
@@ -279,6 +285,7 @@ class _Builder:
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
+            lane_ends=self.lane_ends,
             batcher=batcher,
         )
 
@@ -512,6 +519,7 @@ class _Builder:
         for lane in self.fabric.lanes:
             if lane.name == name:
                 return lane
+        self.lane_ends[name] = (src, dst)
         chunks = self.prefetch.chunks
         chunk_bytes = -(-max(self.sizes) // chunks) if chunks else self.scenario.settings.chunk_bytes
         return self.fabric.add_lane(
@@ -571,6 +579,7 @@ class _Builder:
             tier=tier,
             loader=loader,
             dense=self._dense(device),
+            processed=Processed(scenario.model),
             expert_costs=ExpertCosts(self.launched, self.row_bytes, device),
             prefetch=self.prefetch,
             execution=execution,
