@@ -55,6 +55,9 @@ class Device:
     engine              of a gpu with a datasheet: VLLM or TRTLLM, whose fitted kernel models time GEMMs, experts and
                         attention (hwmodels.kernel_times); empty: fixed fractions of peak
     read_bytes_per_s_table  of an ssd: ReadRate points on a full grid, see `read_bandwidth`
+    memory_technology, process  of hwmodels/energy.yaml: what moving a bit and an operation cost (hwmodels.energy)
+    memory_read_pj_per_bit, memory_write_pj_per_bit, flop_pj
+                        the same as numbers, the last one by dtype; zero: as the technology says
     source              where each number is from
     origin              field -> one of ORIGINS, "others" for the rest; what is not said counts as assumed
     """
@@ -81,6 +84,11 @@ class Device:
     read_bytes_per_s_table: list[Any] = field(default_factory=list)
     idle_power_w: float = 0.0
     tdp_w: float = 0.0
+    memory_technology: str = ""
+    process: str = ""
+    memory_read_pj_per_bit: float = 0.0
+    memory_write_pj_per_bit: float = 0.0
+    flop_pj: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def kernels(self) -> "KernelTimes | None":
@@ -108,7 +116,8 @@ class Device:
 class Link:
     """A duplex link; `a` is the host's end. a to b is direction "down", b to a "up", each with the full
     bandwidth. `efficiency` is the fraction that large copies from pinned memory achieve, `pageable_efficiency` that of
-    copies from pageable memory, which the driver stages (0: the same); `origin` as of a Device."""
+    copies from pageable memory, which the driver stages (0: the same); `technology` of hwmodels/energy.yaml, or
+    `pj_per_bit`, says what a bit costs that crosses it; `origin` as of a Device."""
 
     name: str = MISSING
     kind: str = MISSING
@@ -119,6 +128,8 @@ class Link:
     latency_s: float = 0.0
     efficiency: float = 1.0
     pageable_efficiency: float = 0.0
+    technology: str = ""
+    pj_per_bit: float = 0.0
     origin: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -176,6 +187,9 @@ def check_device(device: Device, where: str) -> None:
         for kind, factor in getattr(device, key).items():
             _one_of(kind, (*KINDS, "copy") if key == "memory_efficiency" else KINDS, f"{at}.{key}'")
             _fraction(factor, f"{at}.{key}.{kind}'")
+    for dtype in device.flop_pj:
+        _one_of(dtype, DTYPES, f"{at}.flop_pj'")
+    _check_energy(device, at)
     if device.draw < 0:
         raise PlatformError(f"{at}.draw' must not be negative, got {device.draw}.")
     for name, factor in device.kernel_scale.items():
@@ -208,7 +222,14 @@ def check_link(link: Link, where: str) -> None:
     _fraction(link.efficiency, f"{at}.efficiency'")
     if link.pageable_efficiency:
         _fraction(link.pageable_efficiency, f"{at}.pageable_efficiency'")
+    _check_energy(link, at)
     _check_origin(link, at)
+
+
+def _check_energy(thing: Device | Link, at: str) -> None:
+    from hwmodels.energy import check_energy
+
+    check_energy(thing, at)
 
 
 def _kernel_names() -> tuple[str, ...]:

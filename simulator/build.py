@@ -23,6 +23,8 @@ from simulator.build_dispatch import (
     reserved_bytes,
 )
 from simulator.build_layout import check_layout, collective_times, make_collectives, make_exchange, task_graph
+from simulator.energy.carbon import read_intensity
+from simulator.energy.processed import Processed
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
@@ -92,6 +94,7 @@ class Run:
     recorder: Recorder | None
     ranks: Ranks
     initial: list[int] = field(default_factory=list)
+    lane_ends: dict[str, tuple[str, str]] = field(default_factory=dict)  # of lanes that copy: from and to which device
     batcher: Batcher | None = None
     bounded: bool = True  # whether there is a physics bound, and perhaps a reference
     padded: bool = False  # experts run rows that no token was routed to, and may drop some that were
@@ -162,6 +165,7 @@ class _Builder:
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
         self.media: dict[str, Medium] = {}
+        self.lane_ends: dict[str, tuple[str, str]] = {}
         self.recorder: Recorder | None = None
 
     def _carried(self) -> set[str]:
@@ -256,6 +260,8 @@ class _Builder:
         self.reserved_bytes = reserved_bytes(self.dispatch, self.silent, self.scheduling)
         memories = [self._memory(worker, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
+        if scenario.settings.carbon_g_per_kwh is not None:
+            read_intensity(scenario.settings.carbon_g_per_kwh)
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, self.pool.experts, host, self.remarks)
@@ -294,6 +300,7 @@ class _Builder:
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
+            lane_ends=self.lane_ends,
             batcher=batcher,
             padded=self.dispatch is not None and self.dispatch.uses_padding,
         )
@@ -529,6 +536,7 @@ class _Builder:
         for lane in self.fabric.lanes:
             if lane.name == name:
                 return lane
+        self.lane_ends[name] = (src, dst)
         chunks = self.prefetch.chunks
         chunk_bytes = -(-max(self.sizes) // chunks) if chunks else self.scenario.settings.chunk_bytes
         return self.fabric.add_lane(
@@ -591,6 +599,7 @@ class _Builder:
             loader=loader,
             dense=dense,
             expert_costs=costs,
+            processed=Processed(scenario.model),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,

@@ -73,7 +73,8 @@ class Settings:
     KV cache where requests come and go; kv_cache_bytes: its size on each worker there (None: what memory leaves);
     step_records: keep a record of every step; if not, steps that are simulated together are kept as sums; collectives:
     how the GPUs of a layout sum and exchange activations: links (transfers, which share links with loads), calibrated
-    (fitted models), or None (sums calibrated where the GPU names a datasheet, messages to experts as transfers).
+    (fitted models), or None (sums calibrated where the GPU names a datasheet, messages to experts as transfers);
+    carbon_g_per_kwh: of the grid, a number or a CSV with columns time_of_day_s and g_per_kwh (None: not asked for).
     """
 
     cache_bytes: int | None = None
@@ -93,6 +94,7 @@ class Settings:
     kv_cache_bytes: int | None = None
     step_records: bool = True
     collectives: str | None = None
+    carbon_g_per_kwh: str | None = None
 
     def __post_init__(self) -> None:
         if self.collectives not in (None, "links", "calibrated"):

@@ -130,7 +130,7 @@ def lost_shares(run: Run, tokens: tuple[int, int]) -> dict[str, np.ndarray] | No
 
 
 def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
-    """A row for each worker, host CPU and memory."""
+    """A row for each worker, host CPU and memory. `energy_j` is by power: idle all the time, and full while busy."""
     platform = run.scenario.platform
     alike = zip(run.workers, run.ranks.places, strict=True)
     busy = {gpu: seconds(worker.busy_ps) for worker, place in alike for gpu in place.gpus}

@@ -42,6 +42,7 @@ MODULES = {
         "hwmodels.predict",
         "hwmodels.kernel_times",
         "hwmodels.constants",
+        "hwmodels.energy",
         "hwmodels.kernels",
         "hwmodels.fit",
         "hwmodels.calibrate",
@@ -56,6 +57,8 @@ MODULES = {
             for name in ("scenario", "result", "bounds", "model", "plan", "served", "binding", "residency", "replay")
         ),
         "simulator.timeline",
+        "simulator.energy.account",
+        "simulator.energy.report",
         "simulator.policies",
     ],
     "Experiments": [

@@ -80,6 +80,7 @@ def _model(node: DictConfig, name: str, console: Console) -> None:
 
 def _platform(node: DictConfig, name: str, console: Console) -> None:
     from hwmodels import Platform
+    from hwmodels.energy import told as energy_told
 
     platform = Platform.from_mapping(node, f"platform {name}")
     console.print(platform.description)
@@ -118,6 +119,8 @@ def _platform(node: DictConfig, name: str, console: Console) -> None:
             origin = device.kernels.choice("gemm", "bfloat16").origin
             console.print(f"kernels of {device.name}: {device.engine}'s, datasheet {device.datasheet}; GEMMs {origin}")
     parts: list[Any] = [*platform.devices.values(), *platform.links]
+    prices = [f"{part.name} {told}" for part in parts if (told := energy_told(part))]
+    console.print(f"energy: {'; '.join(prices)} (docs/energy.md)")
     for part in parts:
         if part.source:
             others = part.origin.get("others", "assumed")

@@ -28,7 +28,7 @@ MOST_STEPS = 512  # at once
 FLUSHED = 4096  # steps after which their records are written
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """Steps of the same requests; times in ps."""
 
     batch: int
@@ -43,6 +43,7 @@ class _Stretch(NamedTuple):
     experts_ps: np.ndarray | None  # [steps, 3]; None: as many as are active say
     last: bool
     sums_ps: int  # of a step, see simulator.runtime.collectives
+    pairs: int  # of tokens and experts, in each step
 
 
 class Stretches:
@@ -67,7 +68,7 @@ class Stretches:
         self._shape = plan.layers, plan.experts
         self._by_active: dict[int, np.ndarray | None] = {}
         self._here = False
-        self._pending: list[_Stretch] = []
+        self._pending: list[Stretch] = []
         self._steps = 0  # of the pending
         self._step_ps = 0  # the last one took
 
@@ -103,7 +104,7 @@ class Stretches:
         self._flush(number)
         return number, time_ps
 
-    def _cost(self, parts: Parts, time_ps: int) -> _Stretch | None:
+    def _cost(self, parts: Parts, time_ps: int) -> Stretch | None:
         """The steps from here on in which these requests run; None where the worker has to take one itself."""
         decoding = []
         for request, _ in parts:
@@ -116,7 +117,7 @@ class Stretches:
             return self._mixed(parts, decoding, time_ps)
         return self._decode(decoding, time_ps)
 
-    def _decode(self, requests: list[Request], time_ps: int) -> _Stretch:
+    def _decode(self, requests: list[Request], time_ps: int) -> Stretch:
         count, batcher = len(requests), self._batcher
         left = min([request.rows - request.done for request in requests])
         steps = min(left, MOST_STEPS)
@@ -145,7 +146,7 @@ class Stretches:
         if arrival_ps is not None and ends_ps[-1] >= arrival_ps:
             steps = int(ends_ps.searchsorted(arrival_ps)) + 1
         self._step_ps = max(1, (int(ends_ps[steps - 1]) - time_ps) // steps)
-        return _Stretch(
+        return Stretch(
             batch=min([request.order for request in requests]),
             prompt_tokens=0,
             tokens=count,
@@ -158,6 +159,7 @@ class Stretches:
             experts_ps=None if experts_ps is None else experts_ps[:steps],
             last=steps == left,
             sums_ps=sums_ps,
+            pairs=sum([request.prepared.cells.shape[1] for request in requests]),  # type: ignore[attr-defined]
         )
 
     def _active(self, requests: list[Request], steps: int) -> np.ndarray:
@@ -179,7 +181,7 @@ class Stretches:
         cells = np.concatenate(rows, axis=1) + np.arange(steps)[:, None] * size
         return counted(cells, steps * size).reshape(steps, *self._shape)
 
-    def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> _Stretch | None:
+    def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> Stretch | None:
         """One step with chunks of prompts."""
         chunks = [(request, tokens) for request, tokens in parts if request.done < request.fresh]
         if self._several is not None or (decoding and any(tokens == 1 for _, tokens in chunks)):
@@ -195,7 +197,8 @@ class Stretches:
         batch, last = self._batcher.batch_of(parts)
         total = sum([tokens for _, tokens in parts])
         sums_ps = self._times.step_ps(total, sampled) if self._times is not None else 0
-        return _Stretch(
+        self._worker.processed.mixed(contexts, prompts, total, sampled)
+        return Stretch(
             batch=batch,
             prompt_tokens=sum([tokens for _, tokens in chunks]),
             tokens=total,
@@ -208,6 +211,7 @@ class Stretches:
             experts_ps=experts_ps[None],
             last=last,
             sums_ps=sums_ps,
+            pairs=int(counts.sum()),
         )
 
     def _flush(self, number: int) -> None:
@@ -243,6 +247,7 @@ class Stretches:
         if self._times is not None:
             waited_ps[CATEGORY] = np.repeat([stretch.sums_ps for stretch in pending], steps)
         worker.busy_ps += int(sum(ps.sum() for ps in waited_ps.values()))
+        worker.processed.repeated(pending)
         if self._keep_steps:
             lengths = np.repeat([len(stretch.requests) for stretch in pending], steps)
             contexts = [(np.array(s.contexts) + np.arange(len(s.ends_ps))[:, None]).ravel() for s in pending]

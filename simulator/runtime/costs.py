@@ -183,13 +183,13 @@ class HostedDense:
     """Dense costs of a worker, but those of the host CPU for some routed layers (`on_host`, one flag for each)."""
 
     def __init__(self, worker: DenseTable, host: DenseTable, on_host: Sequence[bool]) -> None:
-        self._worker, self._host, self._on_host = worker, host, (*on_host, False)
+        self.worker, self._host, self.on_host = worker, host, (*on_host, False)
 
     def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
         """As `DenseCosts.table`."""
-        both = zip(self._worker.table(block, mine), self._host.table(block, mine), strict=True)
+        both = zip(self.worker.table(block, mine), self._host.table(block, mine), strict=True)
         return [
-            tuple(there if hosted else here for here, there, hosted in zip(*rows, self._on_host, strict=True))
+            tuple(there if hosted else here for here, there, hosted in zip(*rows, self.on_host, strict=True))
             for rows in both
         ]
 

@@ -10,6 +10,7 @@ from simpy.events import Event
 
 from simulator.batching.source import StepSource
 from simulator.batching.stretches import Stretches
+from simulator.energy.processed import Processed
 from simulator.engine import ACTIVE, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
@@ -91,6 +92,7 @@ class Worker(Stream):
         loader: Loader,
         dense: DenseTable,
         expert_costs: ExpertCosts,
+        processed: Processed,
         prefetch: PrefetchPolicy,
         execution: ExecutionPolicy,
         cpu: CpuExperts | None = None,
@@ -117,14 +119,15 @@ class Worker(Stream):
         self.busy_ps = self.end_ps = 0
         self.path = Path(("overhead", memory_name, "compute"))
         self._chain = [(task.op, task.layer, task.after, task.id) for task in tasks]
-        self._dense = dense
+        self.dense = dense
+        self.processed = processed
         self._costs = expert_costs
         self._experts_per_layer = len(tier.slots) // len(tier.partitions)
         self._levels = len(tier.partitions) // layers
         self._single = expert_costs.single(self._experts_per_layer)
         self._prefetch = prefetch
         self._execution = execution
-        self._cpu = cpu
+        self._cpu = self.cpu = cpu
         self._exchange = exchange
         self._collectives = collectives
         self.recording: Recorder | None = None  # the recorder, in steps that it records
@@ -154,6 +157,7 @@ class Worker(Stream):
         """The SimPy process."""
         t = number = 0
         block: Block | None = None
+        mine: list[int] | None = None
         table: list[tuple[Parts, ...]] = []
         while True:
             if self.stretches is not None and self.stretches.ready():
@@ -167,11 +171,12 @@ class Worker(Stream):
             if step.block is not block:
                 block = step.block
                 mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
-                table = self._dense.table(block, mine)
+                table = self.dense.table(block, mine)
                 if self._collectives is not None:
                     self._collectives.load(block, mine)
                 if self._framework_ps:
                     table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
+            self.processed.step(step, mine)
             t = yield from self._step(number, step, table[step.row], t)
             number += 1
         self.end_ps = t
@@ -282,6 +287,9 @@ class Worker(Stream):
             self.adapter.expect(guesses)
             if self._levels > 1:
                 guesses = [self.adapter.home[blob] for blob in guesses]
+                self.processed.expert_bytes[record.prefill] += sum([tier.sizes[blob] for blob in blobs])
+        if tokens is not None:
+            self.processed.shared_tokens[record.prefill] += sum(tokens.values()) - len(blobs)
         pins, view = tier.pins, tier.view
         view.group += 1
         view.layer = layer
@@ -317,6 +325,8 @@ class Worker(Stream):
                 record.on_cpu += len(on_cpu)
                 counters[3] += len(on_cpu)
                 elsewhere = {work.blob for work in on_cpu}
+                self.processed.host_bytes[record.prefill] += sum([work.size_bytes for work in on_cpu])
+                self.processed.host_tokens[record.prefill] += sum([tokens[work.blob] for work in on_cpu])
                 here = [blob for blob in blobs if blob not in elsewhere]
                 extra = [blob for blob in loads if blob not in tokens]
                 if extra:
