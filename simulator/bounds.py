@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from hwmodels.roofline import peak_flop_per_s
 from simulator.build import Run
 from simulator.engine import PS_PER_S, seconds
 from simulator.plan import Block
@@ -158,9 +159,16 @@ def _link_floor_s(run: Run) -> float:
 
 
 def _cpu_share(run: Run) -> float:
-    """What a host CPU that runs experts adds to a worker's memory bandwidth, as a fraction of it."""
+    """What a host CPU that runs experts, and units near memory, add to a worker, as a fraction of it: bandwidth, of
+    units the larger fraction of bandwidth and arithmetic."""
     platform = run.scenario.platform
-    if not run.workers[0].uses_cpu or platform.cpu is None:
+    if not run.workers[0].uses_cpu:
         return 0.0
-    worker = platform.device(platform.workers[0])
-    return platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s
+    worker, share = platform.device(platform.workers[0]), 0.0
+    if platform.cpu is not None:
+        share = platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s
+    dtype = run.scenario.model.dtype
+    for unit in map(platform.device, platform.units):
+        peaks = peak_flop_per_s(unit, dtype) / peak_flop_per_s(worker, dtype)
+        share += max(unit.memory_read_bytes_per_s / worker.memory_read_bytes_per_s, peaks)
+    return share

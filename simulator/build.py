@@ -31,6 +31,7 @@ from simulator.runtime.costs import DenseCosts, ExpertCosts, HostedDense
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.near import NearUnits, near_units
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
@@ -531,6 +532,7 @@ class _Builder:
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
+            near=self._near_units(name) if execution.uses_units else None,
             exchange=exchange,
             recorder=self.recorder,
             management=(to_ps(device.cache_lookup_s), device.cache_evict_s_per_byte * 1e12),
@@ -590,6 +592,21 @@ class _Builder:
         ps_per_token = model.hidden * ACTIVATION_BYTES * 1e12 / rate
         link = (route[-1].kind, self._latency_ps(dram, worker), ps_per_token)
         return CpuExperts(self.fabric, lane, costs, self.sizes, model.experts, link)
+
+    def _near_units(self, worker: str) -> NearUnits:
+        def medium(name: str, bytes_per_s: float) -> Medium:
+            if name not in self.media:
+                self.media[name] = self.fabric.add_medium(Medium(name, bytes_per_s))
+            return self.media[name]
+
+        platform = self.scenario.platform
+        found = near_units(platform, worker, self.scenario.model, self.row_bytes, self.fabric, medium, self._lane)
+        if not found.units:
+            raise ScenarioError(
+                f"policy/execution {type(self.execution).__name__} runs experts on units near memory; platform"
+                f" {platform.name} has none for '{worker}' (devices of kind ndp, field `units`)."
+            )
+        return found
 
     def _counted(self) -> Iterator[Step]:
         assert self.progress is not None
