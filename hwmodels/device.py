@@ -48,7 +48,7 @@ class Device:
     internal_bytes_per_s  of a memory: what all that compute from it get together, where that is more than its
                         `memory_read_bytes_per_s` (0: the same)
     macs, clock_hz      of an ndp, in place of peak_flop_per_s: multiply-adds per cycle, in 16 bits
-    reuse_flop_per_byte of an ndp: operations on each byte that it reads, at most, as its buffers are small (0: no limit)
+    reuse_flop_per_byte of an ndp: operations on each byte that it reads, at most; its buffers are small (0: no limit)
     access_granularity_bytes  of an ndp: what it reads is rounded up to a multiple of this
     area_mm2            of an ndp: silicon that it adds; not used, shown
     launch_overhead_s   spent before each operation that no kernel model times
@@ -123,8 +123,9 @@ class Device:
 class Link:
     """A duplex link; `a` is the host's end. a to b is direction "down", b to a "up", each with the full
     bandwidth. `efficiency` is the fraction that large copies from pinned memory achieve, `pageable_efficiency` that of
-    copies from pageable memory, which the driver stages (0: the same); `origin` as of a Device. `protocol` (pcie, cxl.io
-    or cxl.mem), `flit_bytes` and `packet_bytes` say what headers take: see hwmodels.protocol; `efficiency` comes on top."""
+    copies from pageable memory, which the driver stages (0: the same); `origin` as of a Device. `protocol` (pcie,
+    cxl.io or cxl.mem), `flit_bytes` and `packet_bytes` say what headers take (hwmodels.protocol); `efficiency` comes on
+    top."""
 
     name: str = MISSING
     kind: str = MISSING

@@ -11,8 +11,8 @@ result. They are the middle of ranges:
   measured by KTransformers on a Xeon 8452Y (0.145).
 - cpu memory: STREAM reaches 0.75 to 0.90 of the channels' peak and quantised matrix-vector kernels 0.60 to
   0.85 of STREAM: 0.82 · 0.73 = 0.60. Attention and norms: the same kind of kernel.
-- ndp: an upper bound, as few exist: memory 0.85, what DRAM gives large blocks (refresh and row changes remain where data
-  does not leave the module), compute 0.80 (the cap of AttAcc's simulator). A device with measured ones states its own.
+- ndp: few exist. Memory 0.85, what DRAM gives large blocks (refresh and row changes remain where data does not leave
+  the module), compute 0.80 (the cap of AttAcc's simulator). A device with measured ones states its own.
 - copies: DRAM 0.85 (STREAM, large blocks), flash 0.90 (direct reads of large blocks reach 0.85 to 0.97).
 Ranges without a citation are common measured values and not traced to one publication.
 """

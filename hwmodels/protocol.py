@@ -7,8 +7,8 @@
   headers of several lines into a slot where they can, which brings that up to 64 / 69.3: ours is the lower end.
 - flits: of 68 bytes (CXL 1.1 and 2.0) 64 are slots; of 256 bytes (CXL 3.0) 240 are (2 bytes of header, 8 of checksum,
   6 of error correction). Recalled from the specifications.
-Latencies differ too and are the link's `latency_s`: a load over CXL.mem takes some 0.2 us, a copy started by a driver 5 us
-and more.
+Latencies differ too and are the link's `latency_s`: a load over CXL.mem takes some 0.2 us, a copy that a driver starts
+5 us and more.
 """
 
 from hwmodels.errors import PlatformError

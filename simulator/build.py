@@ -32,6 +32,7 @@ from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.near import NearUnits, near_units
+from simulator.runtime.near_attention import NearAttention
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
@@ -259,7 +260,7 @@ class _Builder:
         device = self.scenario.platform.device(worker.name)
         alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
-        plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
+        plain = plain and worker.adapter is None and not self.gating.rewrites and type(worker.dense) is DenseCosts
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if alone and plain and free and self.scheduling.steady:
             costs = ExpertCosts(self.scenario.model, self.row_bytes, device)
@@ -558,7 +559,14 @@ class _Builder:
     def _dense(self, device: Device) -> DenseCosts | HostedDense:
         """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""
         model, platform = self.scenario.model, self.scenario.platform
-        costs = DenseCosts.of(model, device)
+        own = [unit for unit in platform.units if platform.memory_of(unit).name == platform.memory_of(device.name).name]
+        unit = self.attention.decode_on(own)
+        if unit is not None and unit not in own:
+            raise ScenarioError(
+                f"policy/attention runs decoding requests on unit '{unit}'; expected one over the memory of"
+                f" '{device.name}', of which platform {platform.name} has {', '.join(own) or 'none'}."
+            )
+        costs = DenseCosts.of(model, device) if unit is None else NearAttention(model, device, platform.device(unit))
         if not self.hosted:
             return costs
         if platform.cpu is None:

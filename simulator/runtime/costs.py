@@ -119,11 +119,11 @@ class DenseCosts:
 
     def embedding_s(self, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds of looking up so many tokens."""
-        return self._sum([self._model.embedding_work(tokens)])
+        return self.total([self._model.embedding_work(tokens)])
 
     def head_s(self, sampled: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds of the final norm and the head for so many tokens."""
-        return self._sum(self._model.head_work(sampled))
+        return self.total(self._model.head_work(sampled))
 
     def _layer(self, layer: int, block: Block, mine: list[int] | None, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds. Attention is summed over the requests of a step, the rest is batched."""
@@ -136,7 +136,7 @@ class DenseCosts:
     def tokenwise_s(self, layer: int, tokens: np.ndarray) -> np.ndarray:
         """[steps, 3] seconds of all of a layer but its attention, for so many tokens in each step."""
         works = self._model.layer_dense_work(layer, tokens, tokens)
-        return self._sum([work for work in works if work.kind != "attention"])
+        return self.total([work for work in works if work.kind != "attention"])
 
     def attention_s(self, layer: int, new: np.ndarray, kv: np.ndarray, mixed: bool = False) -> np.ndarray:
         """[steps, 3] seconds of a layer's attention; new tokens and context length of each request, [steps, requests].
@@ -146,14 +146,14 @@ class DenseCosts:
         """
         works = [work for work in self._model.layer_dense_work(layer, new, kv) if work.kind == "attention"]
         if mixed:
-            return self._sum([_joined(work, new == 1) for work in works]) + self._sum(
-                [_joined(work, new > 1) for work in works]
+            return self.total([joined(work, new == 1) for work in works]) + self.total(
+                [joined(work, new > 1) for work in works]
             )
         if kv.shape[1] == 1:
-            return self._sum([_flat(work) for work in works])
-        return self._sum([_joined(work, new > 0) for work in works])
+            return self.total([_flat(work) for work in works])
+        return self.total([joined(work, new > 0) for work in works])
 
-    def _sum(self, works: list[Work]) -> np.ndarray:
+    def total(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
         return sum((_parts_s(work, self._device, self._ideal) for work in works), np.zeros(3))
 
@@ -190,7 +190,7 @@ def _flat(work: Work) -> Work:
     return replace(work, flops=work.flops.ravel(), size_bytes=work.size_bytes.ravel(), shape=shape)
 
 
-def _joined(work: Work, there: np.ndarray) -> Work:
+def joined(work: Work, there: np.ndarray) -> Work:
     """Attention of the requests of a step that are `there` in one launch, from that of each, [steps, requests].
 
     A kernel model takes sequences of one length: in decode the mean, in prefill the root of the mean square, as the

@@ -113,7 +113,7 @@ class Worker(Stream):
         self.busy_ps = self.end_ps = 0
         self.path = Path(("overhead", memory_name, "compute"))
         self._chain = [(task.op, task.layer, task.after, task.id) for task in tasks]
-        self._dense = dense
+        self._dense = self.dense = dense
         self._costs = expert_costs
         self._experts_per_layer = len(tier.slots) // len(tier.partitions)
         self._levels = len(tier.partitions) // layers

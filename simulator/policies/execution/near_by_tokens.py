@@ -2,7 +2,7 @@ from simulator.policies.execution.near import NearExecution
 
 
 class NearByTokens(NearExecution):
-    """Experts of at most `at_most` tokens run near memory, as they are bound by its bandwidth; the others on the worker."""
+    """Experts of at most `at_most` tokens run near memory, whose bandwidth binds them; the others on the worker."""
 
     def __init__(self, at_most: int = 4, unit: str | None = None) -> None:
         super().__init__(unit)
