@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 ACTIVATION_BYTES = 2
 
 
+class ExpertTraffic:
+    """Bytes that an expert moves: on its memory its weights and each token's vectors, or what a unit that cannot keep
+    weights reads again (hwmodels.near_memory); on a link the hidden vector of each token, one way."""
+
+    def __init__(self, model: ModelSpec, reuse_flop_per_byte: float = 0.0) -> None:
+        one, two = (model.expert_work(tokens) for tokens in (1, 2))
+        self.link_bytes_per_token = model.hidden * ACTIVATION_BYTES
+        self._vector_bytes = int(two.size_bytes - one.size_bytes)
+        self._reread_bytes = float(one.flops) / reuse_flop_per_byte if reuse_flop_per_byte else 0.0
+
+    def of(self, weight_bytes: int, tokens: int) -> int:
+        """Bytes on the memory of an expert with such weights that serves so many tokens."""
+        return max(weight_bytes + tokens * self._vector_bytes, int(tokens * self._reread_bytes))
+
+
 class NearUnit:
     """A server of experts where they lie: each is a flow on that memory, capped by what the unit computes and reads.
 
@@ -33,8 +48,7 @@ class NearUnit:
         costs: ExpertCosts,
         sizes: Sequence[int],
         experts: int,
-        reread_bytes_per_token: float = 0.0,
-        token_bytes: int = 0,
+        traffic: ExpertTraffic,
         lanes: tuple[Lane, Lane] | None = None,
     ) -> None:
         self._fabric = fabric
@@ -42,8 +56,7 @@ class NearUnit:
         self._costs = costs
         self._sizes = sizes
         self._experts = experts
-        self._reread_bytes_per_token = reread_bytes_per_token
-        self._token_bytes = token_bytes
+        self._traffic = traffic
         self._lanes = lanes
 
     @property
@@ -59,7 +72,7 @@ class NearUnit:
         """How long the activations of so many tokens take there and back, if nobody else is on the link."""
         if self._lanes is None:
             return 0
-        size_bytes = tokens * self._token_bytes
+        size_bytes = tokens * self._traffic.link_bytes_per_token
         return sum(lane.latency_ps + size_bytes * PS_PER_S // lane.bottleneck for lane in self._lanes)
 
     def submit(self, blobs: Sequence[int], tokens: Mapping[int, int], now_ps: int) -> tuple[list[Transfer], Transfer]:
@@ -68,7 +81,7 @@ class NearUnit:
         if self._lanes is None:
             self._fabric.submit_all(self._lane, jobs, now_ps)
             return jobs, jobs[-1]
-        size_bytes = self._token_bytes * sum(tokens[blob] for blob in blobs)
+        size_bytes = self._traffic.link_bytes_per_token * sum(tokens[blob] for blob in blobs)
         inputs, results = (Transfer(-1, size_bytes, True) for _ in range(2))
         inputs.then = [(self._lane, job) for job in jobs]
         for job in jobs:
@@ -79,7 +92,7 @@ class NearUnit:
         return jobs, results
 
     def _job(self, blob: int, tokens: int) -> Transfer:
-        size_bytes = max(self._sizes[blob], int(tokens * self._reread_bytes_per_token))
+        size_bytes = self._traffic.of(self._sizes[blob], tokens)
         busy_ps = self._costs.alone_ps(blob // self._experts, tokens)
         return Transfer(blob, size_bytes, True, max(1, size_bytes * PS_PER_S // max(1, busy_ps)))
 
@@ -91,8 +104,9 @@ class NearUnits:
     unit of that memory (None if there is none).
     """
 
-    def __init__(self, units: Mapping[str, NearUnit], kernels: Lane | None) -> None:
+    def __init__(self, units: Mapping[str, NearUnit], kernels: Lane | None, traffic: ExpertTraffic) -> None:
         self.units = units
+        self._traffic = traffic  # of the worker
         self.jobs: list[Transfer] = []
         self._kernels = kernels
         self._pending: list[Transfer] = []
@@ -127,7 +141,9 @@ class NearUnits:
         """Experts of this layer that run from another memory than the worker's."""
         return self._away
 
-    def beside(self, worker: Worker, blobs: Sequence[int], begin_ps: int, end_ps: int) -> Generator[Any, Any, int]:
+    def beside(
+        self, worker: Worker, blobs: Sequence[int], tokens: Mapping[int, int] | None, begin_ps: int, end_ps: int
+    ) -> Generator[Any, Any, int]:
         """The worker's launch of resident experts while a unit reads the same memory: returns when it ends.
 
         Its traffic is taken as spread evenly over the launch, and shares the memory max-min with the unit's.
@@ -135,7 +151,8 @@ class NearUnits:
         lane, lasts_ps = self._kernels, end_ps - begin_ps
         if lane is None or not self._own or not lasts_ps:
             return end_ps
-        read = sum(worker.tier.sizes[blob] for blob in blobs)
+        sizes = worker.tier.sizes
+        read = sum(self._traffic.of(sizes[blob], tokens[blob] if tokens else 1) for blob in blobs)
         size_bytes = max(1, min(read, lane.bottleneck * lasts_ps // PS_PER_S))  # what caches gave is no traffic
         launch = Transfer(-1, size_bytes, True, -(-size_bytes * PS_PER_S // lasts_ps))
         worker.fabric.submit(lane, launch, begin_ps)
@@ -185,18 +202,16 @@ def near_units(
                 lane(f"{worker}->{memory.name} activations", worker, memory.name, kind),
                 lane(f"{memory.name}->{worker} activations", memory.name, worker, kind),
             )
-        flop_per_token = 2.0 * model.expert_params
         units[name] = NearUnit(
             fabric,
             _own_lane(fabric, f"{name} experts", shared, costs.launch_ps(), device.kind),
             costs,
             sizes,
             model.experts,
-            flop_per_token / device.reuse_flop_per_byte if device.reuse_flop_per_byte else 0.0,
-            model.hidden * ACTIVATION_BYTES,
+            ExpertTraffic(model, device.reuse_flop_per_byte),
             lanes,
         )
-    return NearUnits(units, kernels)
+    return NearUnits(units, kernels, ExpertTraffic(model))
 
 
 def _own_lane(fabric: Fabric, name: str, medium: Medium, latency_ps: int, category: str) -> Lane:

@@ -371,7 +371,7 @@ class Worker(Stream):
             else:
                 t = self._run(hits, tokens, t)
             if self._near is not None and self._near.jobs:
-                t = yield from self._near.beside(self, hits, managed, t)
+                t = yield from self._near.beside(self, hits, tokens, managed, t)
         if recorder is not None:
             near_jobs = self._near.jobs if self._near is not None else ()
             recorder.asked(self.name, (*arriving[len(late) :], *on_cpu, *near_jobs), begin)
