@@ -563,8 +563,8 @@ class _Builder:
         unit = self.attention.decode_on(own)
         if unit is not None and unit not in own:
             raise ScenarioError(
-                f"policy/attention runs decoding requests on unit '{unit}'; expected one over the memory of"
-                f" '{device.name}', of which platform {platform.name} has {', '.join(own) or 'none'}."
+                f"policy/attention runs decoding requests on a unit '{unit}'; expected a device of kind ndp over the"
+                f" memory of '{device.name}', of which platform {platform.name} has {', '.join(own) or 'none'}."
             )
         costs = DenseCosts.of(model, device) if unit is None else NearAttention(model, device, platform.device(unit))
         if not self.hosted:
