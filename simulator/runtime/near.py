@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
 
 ACTIVATION_BYTES = 2
+KERNELS = " kernels"  # ends the name of the lane of a worker's own launches
 
 
 class ExpertTraffic:
@@ -195,7 +196,7 @@ def near_units(
         costs = ExpertCosts(model, row_bytes, device)
         lanes = None
         if memory.name == own:
-            kernels = kernels or _own_lane(fabric, f"{worker} kernels", shared, 0, "hbm")
+            kernels = kernels or _own_lane(fabric, f"{worker}{KERNELS}", shared, 0, "hbm")
         else:
             kind = platform.route(worker, memory.name)[-1].kind
             lanes = (
