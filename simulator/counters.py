@@ -46,11 +46,8 @@ def memories(run: Run, recorder: Recorder) -> list[Counter]:
         flying: list[tuple[int, int]] = []
         for issue in recorder.issues:
             transfer, lane = issue.transfer, issue.transfer.lane
-            if (
-                issue.worker == worker.name
-                and transfer.blob >= 0
-                and (lane is None or lane.category not in ("cpu", "ndp"))
-            ):
+            in_place = lane is not None and lane.category in ("cpu", "ndp")
+            if issue.worker == worker.name and transfer.blob >= 0 and not in_place:
                 flying.append((issue.time_ps, transfer.size_bytes))
                 if transfer.landed_ps is not None:
                     flying.append((transfer.landed_ps, -transfer.size_bytes))

@@ -18,7 +18,16 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline", "serving_runtime")
+        for name in (
+            "tutorial",
+            "policies",
+            "fidelity",
+            "kernels",
+            "sweeps",
+            "timeline",
+            "serving_runtime",
+            "proposals",
+        )
     ),
 ]
 ELSEWHERE = ("calibrate", "demo", "figure")  # what other tests run

@@ -12,10 +12,12 @@ class NearExecution(ExecutionPolicy):
     """Sorts the experts that the unit can run by tokens, most first; `count` says how many of them the worker takes.
 
     unit: a unit of the platform; None: the first. Missing experts that the worker takes are fetched in this order.
+    resident_first: sorts what the worker has before what it lacks.
     """
 
     uses_units = True
     always = True
+    resident_first = False
 
     def __init__(self, unit: str | None = None) -> None:
         self._unit = unit
@@ -24,10 +26,13 @@ class NearExecution(ExecutionPolicy):
         unit = self._unit or work.units[0]
         if unit not in work.units:
             raise ValueError(f"policy.execution.unit is {unit}; expected one of {', '.join(work.units)}.")
-        order = sorted(work.runs_on(unit), key=lambda blob: -work.tokens[blob])
+        missing = set(work.misses)
+        order = sorted(
+            work.runs_on(unit),
+            key=lambda blob: (self.resident_first and blob in missing, -work.tokens[blob], blob in missing),
+        )
         count = self.count(work, unit, order)
         near = order[count:]
-        missing = set(work.misses)
         first = [blob for blob in order[:count] if blob in missing]
         able = set(order)
         return Split([*first, *(blob for blob in work.misses if blob not in able)], units={unit: near})

@@ -5,7 +5,10 @@ class NearGreedy(NearExecution):
     """All begin on the worker; the expert of fewest tokens moves to the unit while the slower side gets quicker.
 
     Expert co-processing of Duplex (MICRO 2024, arXiv 2409.01141), which looks both times up in a table by tokens.
+    Experts that would have to be fetched move first.
     """
+
+    resident_first = True
 
     def count(self, work, unit, order):
         count = len(order)
