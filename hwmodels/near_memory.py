@@ -84,11 +84,10 @@ def check_near_its_memory(device: Device, devices: Mapping[str, Device], where: 
 
 
 def near_units(
-    named: Sequence[str] | None, devices: Mapping[str, Device], workers: Sequence[str], home: str, where: str
+    named: Sequence[str], devices: Mapping[str, Device], workers: Sequence[str], home: str, where: str
 ) -> tuple[str, ...]:
-    """The units of a platform: those named, else every ndp. Raises PlatformError for one that cannot be one."""
-    if named is None:
-        named = [name for name, device in devices.items() if device.kind == "ndp"]
+    """The units of a platform: those named, if any, else every ndp. Raises PlatformError for one that cannot be one."""
+    named = named or [name for name, device in devices.items() if device.kind == "ndp"]
     for name in named:
         if name not in devices or devices[name].kind not in ("ndp", "cpu") or name in workers:
             raise PlatformError(f"{where}: field 'units' must name an ndp, or a cpu that is no worker, got '{name}'.")

@@ -30,7 +30,7 @@ class _Fields:
     home: str = MISSING
     links: list[Any] = field(default_factory=list)
     cpu: str = ""
-    units: list[str] | None = None
+    units: list[str] = field(default_factory=list)
     description: str = ""
     remark: str = ""
 

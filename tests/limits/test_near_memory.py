@@ -24,6 +24,7 @@ from simulator.residency import PolicyError
 from simulator.runtime.costs import DenseCosts
 from simulator.runtime.near_attention import NearAttention
 from simulator.scenario import ScenarioError
+from simulator.timeline import timeline_of
 from tests.helpers import EXPERT_BYTES, HIDDEN, WIDTH, counts, random_trace, run, system, tiny_model, tiny_trace
 
 FREE = 1e15  # per second: takes next to nothing
@@ -149,6 +150,15 @@ def test_a_logic_die_and_the_gpu_share_what_their_memory_gives_inside(inside) ->
     both_s = layer_s(platform, Shared(kept=1), resident=True)
     assert both_s == pytest.approx(4 * READ_BYTES / min(8e9, inside))
     assert layer_s(platform, AllNear, resident=True) == pytest.approx(4 * READ_BYTES / 4e9)
+
+
+@pytest.mark.parametrize("inside", [2e9, 8e9])
+def test_a_host_cpu_and_a_unit_share_their_memory(inside) -> None:
+    """Half of the experts each, both with up to 4 GB/s; the processor is a unit where the platform names it so."""
+    plain = machine(link=FREE, inside=inside, units=(min(4e9, inside),))
+    socket = replace(plain.device("near0"), name="cpu", kind="cpu")
+    both = replace(plain, devices={**plain.devices, "cpu": socket}, units=("cpu", "near0"))
+    assert layer_s(both, Shared) == pytest.approx(4 * READ_BYTES / min(inside, 8e9), rel=0.011)
 
 
 def test_fetches_and_near_experts_share_the_memory() -> None:
@@ -321,6 +331,7 @@ def test_every_expert_runs_once_and_the_path_covers_every_step(seed, choice, own
     assert sum(counts(result).values()) == asked
     for record in result.records:
         assert sum(record.waited_ps.values()) == record.end_ps - record.start_ps
+    timeline_of(result.run)
     for lane in result.run.fabric.lanes:
         assert lane.requested_bytes == lane.delivered_bytes + lane.cancelled_bytes + lane.pending_bytes
     stepwise = run(

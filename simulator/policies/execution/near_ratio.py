@@ -24,14 +24,15 @@ class NearRatio(NearExecution):
                 f"policy.execution.alpha is {alpha}, link_bytes_per_s {link_bytes_per_s} and memory_bytes_per_s"
                 f" {memory_bytes_per_s}; expected alpha of at least 0, and both bandwidths or neither."
             )
-        self._alpha, self._link, self._memory = alpha, link_bytes_per_s, memory_bytes_per_s
+        self._alpha, self._share = alpha, None
+        if link_bytes_per_s is not None and memory_bytes_per_s is not None:
+            self._share = link_bytes_per_s / (link_bytes_per_s + memory_bytes_per_s)
 
     def count(self, work, unit, order):
         if not order:
             return 0
-        if self._link is not None:
-            share = self._link / (self._link + self._memory)
-        else:
+        share = self._share
+        if share is None:
             near_ps, fetch_ps = work.unit_ps(unit, order[0]), work.fetch_ps(order[0])
             share = near_ps / (near_ps + fetch_ps)
         return min(len(order), math.ceil(self._alpha * share * len(order)))
