@@ -24,6 +24,7 @@ from simulator.policies.cache.belady import Belady
 from simulator.replay import access
 from simulator.residency import RESIDENT, Partition, Tier
 from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
+from simulator.runtime.near_attention import NearAttention
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
         return Bounds(None, None, None, None, None)
     worker = run.workers[0]
     changed = worker.adapter is not None  # what runs is not what the plan says, or not of one size
-    alone = len(run.workers) == 1 and run.host is None and not worker.uses_cpu and not changed
+    helped = worker.uses_cpu or isinstance(worker.dense, NearAttention)
+    alone = len(run.workers) == 1 and run.host is None and not helped and not changed
     budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
     largest = max(
         len(blobs) * size
@@ -57,7 +59,7 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     with_reference = run.scenario.settings.reference and alone and largest <= budget
     physics = _Pass(run, ideal=True, belady=False, warmup_batches=warmup_batches)
     link_s = _link_floor_s(run) if not worker.uses_cpu and not changed else 0.0
-    helpers = len(run.workers) * (1.0 + _cpu_share(run))
+    helpers = len(run.workers) * (1.0 + (_helpers_share(run) if helped else 0.0))
     reference = _Pass(run, ideal=False, belady=True, warmup_batches=warmup_batches) if with_reference else None
     return Bounds(
         physics_duration_s=max(seconds(physics.end_ps) / helpers, link_s),
@@ -158,12 +160,10 @@ def _link_floor_s(run: Run) -> float:
     return size / rate
 
 
-def _cpu_share(run: Run) -> float:
+def _helpers_share(run: Run) -> float:
     """What a host CPU that runs experts, and units near memory, add to a worker, as a fraction of it: bandwidth, of
     units the larger fraction of bandwidth and arithmetic."""
     platform = run.scenario.platform
-    if not run.workers[0].uses_cpu:
-        return 0.0
     worker, share = platform.device(platform.workers[0]), 0.0
     if platform.cpu is not None:
         share = platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s

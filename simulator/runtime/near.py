@@ -156,6 +156,8 @@ class NearUnits:
         read = sum(self._traffic.of(sizes[blob], tokens[blob] if tokens else 1) for blob in blobs)
         size_bytes = max(1, min(read, lane.bottleneck * lasts_ps // PS_PER_S))  # what caches gave is no traffic
         launch = Transfer(-1, size_bytes, True, -(-size_bytes * PS_PER_S // lasts_ps))
+        if worker.must_sync(begin_ps):
+            yield from worker.sync(begin_ps)
         worker.fabric.submit(lane, launch, begin_ps)
         landed_ps = yield from worker.landed(launch)
         if landed_ps > end_ps:

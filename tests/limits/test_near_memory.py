@@ -221,6 +221,8 @@ def test_attention_of_decoding_requests_is_the_units_and_of_prompts_the_workers(
         for choice in (NearDecode, system().attention)
     }
     near, plain = ([r.end_ps - r.start_ps for r in result.records] for result in results.values())
+    assert sum(near) / 1e12 >= results[NearDecode].bounds.physics_duration_s
+    assert results[NearDecode].bounds.reference_duration_s is None  # it would have the worker's attention
     worker, unit = (DenseCosts(model, platform.device(name)) for name in ("gpu0", "near0"))
     assert near[0] == plain[0]
     for number, step in enumerate(list(results[NearDecode].run.plan)[1:], start=1):
@@ -332,6 +334,7 @@ def test_every_expert_runs_once_and_the_path_covers_every_step(seed, choice, own
     for record in result.records:
         assert sum(record.waited_ps.values()) == record.end_ps - record.start_ps
     timeline_of(result.run)
+    assert sum(r.end_ps - r.start_ps for r in result.records) / 1e12 >= result.bounds.physics_duration_s
     for lane in result.run.fabric.lanes:
         assert lane.requested_bytes == lane.delivered_bytes + lane.cancelled_bytes + lane.pending_bytes
     stepwise = run(
