@@ -11,4 +11,4 @@ class NearDecode(AttentionPolicy):
         self._unit = unit
 
     def decode_on(self, units):
-        return self._unit or (units[0] if units else "")
+        return self._unit or (units[0] if units else "any")
