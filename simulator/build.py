@@ -23,6 +23,7 @@ from simulator.build_dispatch import (
     reserved_bytes,
 )
 from simulator.build_layout import check_layout, collective_times, make_collectives, make_exchange, task_graph
+from simulator.build_near import check_units, decode_unit, make_units
 from simulator.energy.carbon import read_intensity
 from simulator.energy.processed import Processed
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
@@ -44,6 +45,7 @@ from simulator.runtime.costs import DenseCosts, DenseTable, ExpertCosts, HostedD
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange, owned
 from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.near_attention import NearAttention
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares
@@ -241,6 +243,7 @@ class _Builder:
         self.attention.bind(self.context("attention"))
         self.scheduling.bind(self.context("scheduling"))
         self.hosted.update(self.attention.on_host(model.layers))
+        check_units(scenario, self.ranks, self.pipeline, self.attention, self.execution)
         if isinstance(self.pipeline, MicroBatches):
             return assemble(self, self.pipeline)
         placement = system.placement()
@@ -334,7 +337,7 @@ class _Builder:
         alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
-        plain = plain and self.dispatch is None
+        plain = plain and self.dispatch is None and not isinstance(worker.dense, NearAttention)
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if alone and plain and free and self.scheduling.steady:
             costs = ExpertCosts(self.launched, self.row_bytes, device)
@@ -603,6 +606,9 @@ class _Builder:
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
+            near=make_units(
+                scenario, name, execution, self.launched, self.row_bytes, self.fabric, self.media, self._lane
+            ),
             exchange=exchange,
             recorder=self.recorder,
             management=(to_ps(device.cache_lookup_s), device.cache_evict_s_per_byte * 1e12),
@@ -646,7 +652,8 @@ class _Builder:
     def _dense(self, device: Device) -> DenseTable:
         """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""
         model, platform = self.scenario.model, self.scenario.platform
-        costs = self._own_dense(device)
+        unit = decode_unit(self.attention, platform, device.name)
+        costs = self._own_dense(device) if unit is None else NearAttention(self.shares.part, device, unit)
         if not self.hosted:
             return costs
         if platform.cpu is None:

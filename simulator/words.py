@@ -12,7 +12,9 @@ CAUSES = {
     "compute": "computing",
     "overhead": "launches",
     "pcie": "PCIe",
+    "cxl": "CXL",
     "cpu": "CPU experts",
+    "ndp": "experts near memory",
     "ssd": "SSD",
     "dram": "host memory",
     "all_to_all": "all-to-all",
@@ -66,7 +68,9 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("calibration", f"TPOT {low} to {high} on 90 % of machines with drawn constants"))
     rows.append(("TTFT", "not in trace" if s["ttft_mean_s"] is None else f"{seconds(s['ttft_mean_s'])} mean"))
     rate = percent(s["hit_rate"])
-    extra = [f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "on CPU")) if s[key]]
+    extra = [
+        f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "in place")) if s[key]
+    ]
     rows.append(("hit rate", ", ".join([rate, *extra])))
     changed = [(s.get(f"{name}_weight_share"), what) for name, what in LOST]
     if any(share is not None for share, _ in changed):

@@ -87,7 +87,8 @@ def _platform(node: DictConfig, name: str, console: Console) -> None:
     if platform.remark:
         console.print(f"note: {platform.remark}")
     roles = f"workers {', '.join(platform.workers)}; experts start in {platform.home}"
-    console.print(roles + (f"; {platform.cpu} may run experts" if platform.cpu else ""))
+    near = f"; {', '.join(platform.units)} may run experts near memory" if platform.units else ""
+    console.print(roles + (f"; {platform.cpu} may run experts" if platform.cpu else "") + near)
     rows = []
     for device in platform.devices.values():
         peaks = device.peak_flop_per_s

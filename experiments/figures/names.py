@@ -50,10 +50,13 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "daop": "DAOP",
         "deepspeed_zero": "DeepSpeed ZeRO",
         "dynn_offload": "DyNN-Offload",
+        "duplex": "Duplex+PE",
+        "duplex_naive": "Duplex",
         "edgemoe": "EdgeMoE",
         "eio_moe": "EIO-MoE",
         "finemoe": "FineMoE",
         "freetoken": "FreeToken",
+        "gpu_pm": "GPU+PM",
         "hobbit": "HOBBIT",
         "hybrimoe": "HybriMoE",
         "ktransformers": "KTransformers",
@@ -63,6 +66,8 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "lookahead_prefetch": "LRU + look-ahead",
         "mixtral_offloading": "mixtral-offloading",
         "moe_infinity": "MoE-Infinity",
+        "monde": "MoNDE (MD+LB)",
+        "monde_am": "MoNDE (MD+AM)",
         "on_demand_lfu": "LFU",
         "on_demand_lru": "LRU",
         "pinned_popular": "popular pinned",
@@ -76,6 +81,10 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
     "model": {"tiny_moe": "TinyMoE"},
     "platform": {
         "a100_host": "A100",
+        "duplex": "Duplex device",
+        "duplex_4": "4 Duplex devices",
+        "duplex_bank_pim": "Bank-PIM device",
+        "monde": "MoNDE device",
         "t4_host": "T4",
         "dgx_v100": "8 × V100 32 GB",  # noqa: RUF001
         "dgx_a100_40": "8 × A100 40 GB",  # noqa: RUF001

@@ -150,12 +150,12 @@ class DenseCosts:
         """
         works = [work for work in self._model.layer_dense_work(layer, new, kv) if work.kind == "attention"]
         if mixed:
-            return self._sum([_joined(work, new == 1) for work in works]) + self._sum(
-                [_joined(work, new > 1) for work in works]
+            return self._sum([joined(work, new == 1) for work in works]) + self._sum(
+                [joined(work, new > 1) for work in works]
             )
         if kv.shape[1] == 1:
             return self._sum([_flat(work) for work in works])
-        return self._sum([_joined(work, new > 0) for work in works])
+        return self._sum([joined(work, new > 0) for work in works])
 
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
@@ -200,7 +200,7 @@ def _flat(work: Work) -> Work:
     return replace(work, flops=work.flops.ravel(), size_bytes=work.size_bytes.ravel(), shape=shape)
 
 
-def _joined(work: Work, there: np.ndarray) -> Work:
+def joined(work: Work, there: np.ndarray) -> Work:
     """Attention of the requests of a step that are `there` in one launch, from that of each, [steps, requests].
 
     A kernel model takes sequences of one length: in decode the mean, in prefill the root of the mean square, as the

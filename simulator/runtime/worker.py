@@ -28,6 +28,7 @@ from simulator.runtime.costs import DenseTable, ExpertCosts, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
+from simulator.runtime.near import NearUnits
 from simulator.runtime.path import Path
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
@@ -96,6 +97,7 @@ class Worker(Stream):
         prefetch: PrefetchPolicy,
         execution: ExecutionPolicy,
         cpu: CpuExperts | None = None,
+        near: NearUnits | None = None,
         exchange: Exchange | None = None,
         recorder: Recorder | None = None,
         management: tuple[int, float] = (0, 0.0),
@@ -128,6 +130,7 @@ class Worker(Stream):
         self._prefetch = prefetch
         self._execution = execution
         self._cpu = self.cpu = cpu
+        self._near = near
         self._exchange = exchange
         self._collectives = collectives
         self.recording: Recorder | None = None  # the recorder, in steps that it records
@@ -146,12 +149,14 @@ class Worker(Stream):
         self._splits = not isinstance(execution, FetchToGpu)
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
         cpu_ps = cpu.runs_ps if cpu is not None else None
-        self._work = LayerWork(tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps)
+        self._work = LayerWork(
+            tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps, near.units if near else {}
+        )
 
     @property
     def uses_cpu(self) -> bool:
-        """Whether missing experts may run on the host CPU."""
-        return self._cpu is not None
+        """Whether missing experts may run on the host CPU, or another unit near memory."""
+        return self._cpu is not None or self._near is not None
 
     def process(self) -> Generator[Event, Any, None]:
         """The SimPy process."""
@@ -322,9 +327,12 @@ class Worker(Stream):
                 if tokens is None:
                     tokens = dict.fromkeys(blobs, 1)
                 loads, hits, on_cpu = self._split(layer, blobs, tokens, hits, misses, t)
-                record.on_cpu += len(on_cpu)
-                counters[3] += len(on_cpu)
+                beside = len(on_cpu) + (len(self._near.jobs) if self._near is not None else 0)
+                record.on_cpu += beside
+                counters[3] += beside
                 elsewhere = {work.blob for work in on_cpu}
+                if self._near is not None:
+                    elsewhere |= self._near.elsewhere()
                 self.processed.host_bytes[record.prefill] += sum([work.size_bytes for work in on_cpu])
                 self.processed.host_tokens[record.prefill] += sum([tokens[work.blob] for work in on_cpu])
                 here = [blob for blob in blobs if blob not in elsewhere]
@@ -391,8 +399,11 @@ class Worker(Stream):
                 parts.append(split)
             else:
                 t = self._run(hits, tokens, t)
+            if self._near is not None and self._near.jobs:
+                t = yield from self._near.beside(self, hits, tokens, managed, t)
         if recorder is not None:
-            recorder.asked(self.name, (*arriving[len(late) :], *on_cpu), begin)
+            near_jobs = self._near.jobs if self._near is not None else ()
+            recorder.asked(self.name, (*arriving[len(late) :], *on_cpu, *near_jobs), begin)
             recorder.asked_ahead(self.name, self._ahead, begin)
             recorder.room(tier, begin)
             if hits:
@@ -438,6 +449,8 @@ class Worker(Stream):
         self.busy_ps += busy
         if on_cpu or (self._cpu is not None and self._cpu.deferred):
             t = yield from self._join_cpu(layer, on_cpu, tokens, t)
+        if self._near is not None and self._near.jobs:
+            t = yield from self._near.join(self, t)
         if pinned:
             pins.difference_update(blobs)
             pins.difference_update(extra)
@@ -525,14 +538,20 @@ class Worker(Stream):
             raise PolicyError(
                 f"policy/execution {type(policy).__name__}: split returned a {type(split).__name__}; expected `Split`."
             )
-        fetch, on_cpu, deferred = split
-        named = (*fetch, *on_cpu)
-        if len(set(named)) < len(named) or not set(misses) <= set(named) or not set(on_cpu) <= set(tokens):
+        fetch, on_cpu, deferred, units = split
+        near = [blob for some in units.values() for blob in some]
+        named = (*fetch, *on_cpu, *near)
+        if len(set(named)) < len(named) or not set(misses) <= set(named) or not {*on_cpu, *near} <= set(tokens):
             raise PolicyError(
-                f"policy/execution {type(policy).__name__} fetches {list(fetch)} and runs {list(on_cpu)} on the CPU in"
-                f" layer {layer}; expected every missing expert of {list(misses)} once, and for the CPU only experts"
-                " that are asked for."
+                f"policy/execution {type(policy).__name__} fetches {list(fetch)} and runs {[*on_cpu, *near]} on the CPU"
+                f" or a unit in layer {layer}; expected every missing expert of {list(misses)} once, and for the CPU"
+                " and units only experts that are asked for."
             )
+        if near:
+            if self._near is None:
+                raise PolicyError(f"policy/execution {type(policy).__name__} names units without `uses_units`.")
+            self._near.submit(units, tokens, hits, t)
+            hits = [blob for blob in hits if blob not in near]
         if on_cpu:
             if cpu is None:
                 raise PolicyError(f"policy/execution {type(policy).__name__} names the CPU without `uses_cpu`.")

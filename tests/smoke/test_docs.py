@@ -28,6 +28,7 @@ PAGES = [
             "serving_runtime",
             "layouts",
             "energy",
+            "proposals",
         )
     ),
 ]

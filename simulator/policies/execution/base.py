@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from simulator.layer_work import LayerWork
@@ -17,11 +18,14 @@ class Split(NamedTuple):
               are here or coming already: the layer then waits for them, though they run for no token
     cpu       run on the host CPU where their home copy lies, in this order; missing or resident
     deferred  of `cpu`: those whose results may come one routed layer later (the last layer waits for all)
+    units     by unit of the platform (`work.units`): run there, in this order. A unit over the worker's own memory
+              takes resident experts only, one over the experts' home any
     """
 
     fetch: Sequence[int]
     cpu: Sequence[int] = ()
     deferred: Sequence[int] = ()
+    units: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 class ExecutionPolicy(Policy):
@@ -31,9 +35,11 @@ class ExecutionPolicy(Policy):
     ahead(work)     only if `precomputes`: experts among `work.expected` to start on the host CPU now, with
                     one token each; one that its layer then asks for is only waited for
     uses_cpu        whether `split` may name any for the CPU
+    uses_units      whether it may name any for units near memory
     """
 
     uses_cpu = False
+    uses_units = False
     always = False
     precomputes = False
     hooks = (("ahead", "precomputes"),)
