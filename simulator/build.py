@@ -588,6 +588,7 @@ class _Builder:
         execution = scenario.system.execution() if rank else self.execution
         execution.bind(self.context("execution"))
         cpu = self._cpu_experts(name) if execution.uses_cpu else None
+        own_tasks = [task for task in tasks if task.worker == rank]
         own = self._dense(device)
         dense, costs = dispatched_costs(own, self.launched, self.row_bytes, device, self.dispatch)
         return Worker(
@@ -597,12 +598,12 @@ class _Builder:
             name=name,
             memory_name="dram" if device.kind == "cpu" else "hbm",
             source=self._source,
-            tasks=[task for task in tasks if task.worker == rank],
+            tasks=own_tasks,
             tier=tier,
             loader=loader,
             dense=dense,
             expert_costs=costs,
-            processed=Processed(scenario.model),
+            processed=Processed(self.shares, own_tasks),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,

@@ -21,8 +21,12 @@ from hwmodels.energy import (
     memory_pj_per_bit,
 )
 from simulator.energy import PHASES
-from simulator.energy.work import Done, dense_work, expert_work
+from simulator.energy.mirrored import twin, ways
+from simulator.energy.work import HOST, Done, dense_work, expert_work
 from simulator.engine import PS_PER_S
+from simulator.policies.pipeline.base import Op
+from simulator.runtime.collectives import CATEGORY, MESSAGES
+from simulator.runtime.near import ACTIVATIONS, EXPERTS
 
 if TYPE_CHECKING:
     from simulator.build import Run
@@ -59,11 +63,11 @@ class Measured:
 
 
 def account(run: Run, measured: Measured) -> list[Entry]:
-    """All entries, warm-up included. Raises EnergyUnknown if a constant is missing that the run needs."""
-    if run.ranks.layout is not None or run.scenario.tenants.count > 1 or not run.bounded:
-        what = "layouts of several GPUs, several instances and streamed layers"
-        raise EnergyUnknown(f"work is not counted bottom up for {what}.")
-    entries = [*_computed(run), *_copied(run, measured), *_background(run, measured)]
+    """All entries, warm-up included. Raises EnergyUnknown if a constant is missing that the run needs, or where work is
+    not counted."""
+    if not run.bounded:
+        raise EnergyUnknown("work is not counted bottom up where layers stream")
+    entries = [*_computed(run), *_copied(run, measured), *_summed(run), *_background(run, measured)]
     return [entry for entry in entries if entry.amount]
 
 
@@ -83,46 +87,75 @@ def _entry(
 
 
 def _computed(run: Run) -> Iterator[Entry]:
-    """Attention, products, experts, head."""
-    platform, model = run.scenario.platform, run.scenario.model
-    for worker in run.workers:
-        for done in (*dense_work(worker, model), *expert_work(run, worker)):
-            processor = platform.device(worker.name)
-            if done.on_host:
-                assert platform.cpu is not None
-                processor = platform.device(platform.cpu)
-            yield from _priced(done, processor, platform.memory_of(processor.name))
+    """Attention, products, experts, head; on each GPU for which a worker stands."""
+    platform = run.scenario.platform
+    for worker, place in zip(run.workers, run.ranks.places, strict=True):
+        for done in (*dense_work(worker), *expert_work(worker)):
+            if done.where == HOST:
+                yield from _priced(run, done, str(platform.cpu))
+            else:
+                for number, gpu in enumerate(place.gpus):
+                    yield from _priced(run, done, twin(run, done.where, number) if done.where else gpu)
 
 
-def _priced(done: Done, processor: Device, memory: Device) -> Iterator[Entry]:
-    price = flop_pj(processor, done.dtype) if done.flops else None
-    yield _entry(processor.name, "compute", done.part, done.phase, done.flops, "operations", price, 1)
-    yield _bits(memory, done.part, done.phase, done.size_bytes)
+def _priced(run: Run, done: Done, name: str) -> Iterator[Entry]:
+    device = run.scenario.platform.device(name)
+    price = flop_pj(device, done.dtype) if done.flops else None
+    yield _entry(name, "compute", done.part, done.phase, done.flops, "operations", price, 1)
+    yield _bits(_memory(run, device), done.part, done.phase, done.size_bytes)
+
+
+def _memory(run: Run, device: Device) -> Device:
+    """Whose prices of bits a processor pays: its memory's, or its own where a unit near memory has a way of its own."""
+    own = device.kind == "ndp" and (device.memory_technology or device.memory_read_pj_per_bit)
+    return device if own else run.scenario.platform.memory_of(device.name)
 
 
 def _copied(run: Run, measured: Measured) -> Iterator[Entry]:
-    """Copies read one memory, cross links and write another; experts on the host CPU read their weights in place, and
-    activations go there and back."""
-    platform = run.scenario.platform
+    """Copies read one memory, cross links and write another; experts on the host CPU or on units near memory read their
+    weights in place, and activations go there and back."""
+    platform, each = run.scenario.platform, run.ranks.each
     for lane in run.fabric.lanes:
         moved = lane.moved_bytes(measured.duration_ps)
         if lane.name in run.lane_ends:
-            src, dst = run.lane_ends[lane.name]
-            by_need = lane.category != "all_to_all" and any(measured.asked_bytes)
-            shares = measured.asked_bytes if by_need else measured.tokens
+            experts = lane.category not in (MESSAGES, CATEGORY) and not lane.name.endswith(ACTIVATIONS)
+            shares = measured.asked_bytes if experts and any(measured.asked_bytes) else measured.tokens
             for phase, size_bytes in enumerate(_split(moved, shares)):
-                yield from _copy(run, src, dst, phase, size_bytes)
-        elif platform.cpu is not None:
-            asked = _host_bytes(run)
-            for phase, size_bytes in enumerate(_split(moved, asked)):
-                yield _bits(platform.memory_of(platform.cpu), "experts", phase, size_bytes)
+                for src, dst in ways(run, lane):
+                    yield from _copy(run, src, dst, phase, size_bytes)
+        elif lane.category == "cpu":
+            for phase, size_bytes in enumerate(_split(moved * each, _host_bytes(run))):
+                yield _bits(platform.memory_of(str(platform.cpu)), "experts", phase, size_bytes)
+        elif lane.category == "ndp":
+            unit = lane.name.removesuffix(EXPERTS)
+            for phase, size_bytes in enumerate(_split(moved, _near_bytes(run, unit))):
+                for number in range(each):
+                    device = platform.device(twin(run, unit, number))
+                    yield _bits(_memory(run, device), "experts", phase, size_bytes)
     for worker in run.workers:
         for phase, tokens in enumerate(worker.processed.host_tokens):
-            assert platform.cpu is not None or not tokens
             size_bytes = tokens * run.scenario.model.hidden * ACTIVATION_BYTES
             if size_bytes:
                 for src, dst in ((worker.name, str(platform.cpu)), (str(platform.cpu), worker.name)):
                     yield from _copy(run, src, dst, phase, size_bytes)
+
+
+def _summed(run: Run) -> Iterator[Entry]:
+    """Sums over GPUs whose durations are of fitted models, as the ring that they would be on the links.
+
+    Raises EnergyUnknown for messages to experts with such durations."""
+    for rank, worker in enumerate(run.workers):
+        collectives = worker.collectives
+        if collectives is None or not collectives.calibrated:
+            continue
+        if any(op is Op.DISPATCH and op in collectives.ops for op, _ in worker.processed.tasks):
+            raise EnergyUnknown("messages to experts are not counted under settings.collectives=calibrated")
+        for phase in (0, 1):
+            tokens, sampled = worker.processed.tokens[phase], worker.processed.sampled[phase]
+            parts = [collectives.sent(*task, tokens, sampled) for task in worker.processed.tasks]
+            size_bytes = sum(part[0] for part in parts if part is not None)
+            for src, dst, _ in run.ranks.ring(rank):
+                yield from _copy(run, src, dst, phase, size_bytes)
 
 
 def _copy(run: Run, src: str, dst: str, phase: int, size_bytes: int) -> Iterator[Entry]:
@@ -137,6 +170,11 @@ def _copy(run: Run, src: str, dst: str, phase: int, size_bytes: int) -> Iterator
 def _host_bytes(run: Run) -> tuple[int, int]:
     decode, prefill = (sum(worker.processed.host_bytes[phase] for worker in run.workers) for phase in (0, 1))
     return decode, prefill
+
+
+def _near_bytes(run: Run, unit: str) -> tuple[int, int]:
+    there = [worker.processed.near[unit][0] for worker in run.workers if unit in worker.processed.near]
+    return sum(sizes[0] for sizes in there), sum(sizes[1] for sizes in there)
 
 
 def _split(amount: int, shares: tuple[int, int]) -> tuple[int, int]:

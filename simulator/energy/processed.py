@@ -8,15 +8,18 @@ context; the order does not matter, and steps that are simulated together are ad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from simulator.batching.stretches import Stretch
+    from simulator.engine import Transfer
     from simulator.model import ModelSpec
     from simulator.plan import Step
+    from simulator.policies.pipeline.base import Task
+    from simulator.runtime.shares import Shares
 
 KEPT = 4096  # pairs of new tokens and context that are worked out together
 Sums = dict[str, list[float]]  # dtype -> [operations, bytes]
@@ -30,16 +33,23 @@ class Processed:
     shared_tokens      tokens that experts served beyond the first of each step and layer
     expert_bytes       weights of the experts that were asked for, where they have several precisions
     host_bytes, host_tokens  weights and tokens of experts that ran on the host CPU
+    near               unit near memory -> by phase weights, and by phase tokens, of experts that ran there
+
+    `model` is what one GPU computes, `on_cpu` the model whose experts the host CPU does; `tasks` are kinds and layers
+    of the worker's tasks in each step.
     """
 
-    def __init__(self, model: ModelSpec) -> None:
-        self._model = model
+    def __init__(self, shares: Shares, tasks: Sequence[Task]) -> None:
+        self.model, self.on_cpu = shares.part, shares.on_cpu
+        self.tasks = [(task.op, task.layer) for task in tasks]
+        self.near: dict[str, tuple[list[int], list[int]]] = {}
         self.steps, self.tokens, self.headed, self.sampled = ([0, 0] for _ in range(4))
         self.shared_tokens, self.expert_bytes, self.host_bytes, self.host_tokens = ([0, 0] for _ in range(4))
         self._contexts: Counter[int] = Counter()  # of requests that decode one token, in steps without prompts
         self._pairs: Counter[tuple[int, int]] = Counter()  # (new tokens, context) in steps with prompts
         self._borders = np.zeros(0, dtype=np.int64)  # of contexts in steps taken together: +1 where one begins
-        self._attention: list[dict[int, Sums]] = [{}, {}]  # phase -> layer, the first of its kind -> sums
+        # phase -> (layer, the first of its kind; whether of requests with one new token) -> sums
+        self._attention: list[dict[tuple[int, bool], Sums]] = [{}, {}]
 
     def step(self, step: Step, mine: list[int] | None) -> None:
         """One step; `mine` are the indices of the requests that this worker serves (None: all)."""
@@ -83,10 +93,25 @@ class Processed:
             borders[: len(self._borders)] += self._borders
             self._borders = borders
 
-    def attention(self, phase: int, layer: int) -> Sums:
-        """Operations and bytes of the attention of a layer, the first of its kind, by dtype."""
+    def on_host(self, phase: int, works: Sequence[Transfer], tokens: dict[int, int]) -> None:
+        """Experts of a layer that run on the host CPU."""
+        self.host_bytes[phase] += sum([work.size_bytes for work in works])
+        self.host_tokens[phase] += sum([tokens[work.blob] for work in works])
+
+    def on_units(
+        self, phase: int, units: Mapping[str, Sequence[int]], tokens: dict[int, int], sizes: list[int]
+    ) -> None:
+        """Experts of a layer that run on units near memory: what each serves, and the size of its weights."""
+        for name, blobs in units.items():
+            weights, served = self.near.setdefault(name, ([0, 0], [0, 0]))
+            weights[phase] += sum([sizes[blob] for blob in blobs])
+            served[phase] += sum([tokens[blob] for blob in blobs])
+
+    def attention(self, phase: int, layer: int, single: bool) -> Sums:
+        """Operations and bytes of the attention of a layer, the first of its kind, by dtype; of requests with one new
+        token, or of the others."""
         self._settle()
-        return self._attention[phase].get(layer, {})
+        return self._attention[phase].get((layer, single), {})
 
     def _step(self, phase: int, tokens: int, sampled: int) -> None:
         if tokens:
@@ -117,9 +142,15 @@ class Processed:
         self._borders = np.zeros(0, dtype=np.int64)
 
     def _work(self, phase: int, new: np.ndarray, kv: np.ndarray, times: np.ndarray) -> None:
-        for layer in kinds_of_layers(self._model):
-            sums = self._attention[phase].setdefault(layer, {})
-            for work in self._model.layer_dense_work(layer, new, kv):
+        for single in (True, False):
+            some = (new == 1) == single
+            if some.any():
+                self._add_work(phase, single, new[some], kv[some], times[some])
+
+    def _add_work(self, phase: int, single: bool, new: np.ndarray, kv: np.ndarray, times: np.ndarray) -> None:
+        for layer in kinds_of_layers(self.model):
+            sums = self._attention[phase].setdefault((layer, single), {})
+            for work in self.model.layer_dense_work(layer, new, kv):
                 if work.kind == "attention":
                     total = sums.setdefault(work.dtype, [0.0, 0.0])
                     total[0] += float(work.flops @ times)

@@ -8,76 +8,114 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hwmodels.energy import EnergyUnknown
 from simulator.energy.processed import Sums
-from simulator.runtime.costs import DenseCosts, HostedDense
+from simulator.policies.pipeline.base import Op
+from simulator.runtime.costs import DenseCosts, DenseTable, HostedDense
+from simulator.runtime.near_attention import NearAttention
 
 if TYPE_CHECKING:
     from hwmodels import Work
-    from simulator.build import Run
     from simulator.model import ModelSpec
     from simulator.runtime.worker import Worker
 
 ONE_AND_TWO = np.array([1.0, 2.0])
+HOST = "host"  # in place of a device's name: the host CPU
 
 
 class Done(NamedTuple):
-    """Operations in `dtype` arithmetic and bytes from and to memory; on_host: by the host CPU instead of the worker."""
+    """Operations in `dtype` arithmetic and bytes from and to memory; where: the host CPU (HOST) or a unit near memory
+    (its name) in place of the worker (empty)."""
 
     part: str
     phase: int
     dtype: str
     flops: float
     size_bytes: float
-    on_host: bool = False
+    where: str = ""
 
 
-def dense_work(worker: Worker, model: ModelSpec) -> Iterator[Done]:
-    """All but routed experts: attention, other products (gemm), and head (with embedding and final norm)."""
-    dense, processed = worker.dense, worker.processed
-    costs, on_host = (dense.worker, dense.on_host) if isinstance(dense, HostedDense) else (dense, ())
-    assert isinstance(costs, DenseCosts)
-    layers: Counter[tuple[int, bool]] = Counter()
-    for index, (_, _, kinds) in enumerate(costs.stretches):
-        layers.update((kind, bool(on_host and on_host[index])) for kind in kinds)
-    first_on_host = bool(on_host and on_host[0])
+def dense_work(worker: Worker) -> Iterator[Done]:
+    """All but routed experts, of one GPU: attention, other products (gemm), head (with embedding and final norm)."""
+    processed = worker.processed
+    model = processed.model
+    costs, on_host, unit = _unwrapped(worker.dense)
+    layers: Counter[tuple[int, str]] = Counter()
+    embedded = ""
+    ends = [False, False]
+    for op, index in processed.tasks:
+        if op is Op.DENSE or op is Op.TAIL:
+            first, last, kinds = costs.stretches[index]
+            where = HOST if on_host and on_host[index] else ""
+            layers.update((kind, where) for kind in kinds)
+            embedded = where if first else embedded
+            ends = [ends[0] or first, ends[1] or last]
     for phase in (0, 1):
         steps, tokens = processed.steps[phase], processed.tokens[phase]
         if not steps:
             continue
-        sums: dict[tuple[str, bool], Sums] = {}
-        for (layer, hosted), times in layers.items():
+        sums: dict[tuple[str, str], Sums] = {}
+        for (layer, where), times in layers.items():
             works = model.layer_dense_work(layer, ONE_AND_TWO, ONE_AND_TWO)
             products = _affine((work for work in works if work.kind != "attention"), steps, tokens)
-            _add(sums.setdefault(("attention", hosted), {}), processed.attention(phase, layer), times)
-            _add(sums.setdefault(("gemm", hosted), {}), products, times)
-        embedding = _affine([model.embedding_work(ONE_AND_TWO)], steps, tokens)
-        _add(sums.setdefault(("head", first_on_host), {}), embedding)
-        head = _affine(model.head_work(ONE_AND_TWO), processed.headed[phase], processed.sampled[phase])
-        _add(sums.setdefault(("head", False), {}), head)
-        for (part, hosted), by_dtype in sums.items():
+            for single in (True, False):
+                near = unit if single and not where else where
+                _add(sums.setdefault(("attention", near), {}), processed.attention(phase, layer, single), times)
+            _add(sums.setdefault(("gemm", where), {}), products, times)
+        if ends[0]:
+            embedding = _affine([model.embedding_work(ONE_AND_TWO)], steps, tokens)
+            _add(sums.setdefault(("head", embedded), {}), embedding)
+        if ends[1]:
+            head = _affine(model.head_work(ONE_AND_TWO), processed.headed[phase], processed.sampled[phase])
+            _add(sums.setdefault(("head", ""), {}), head)
+        for (part, where), by_dtype in sums.items():
             for dtype, (flops, size_bytes) in by_dtype.items():
-                yield Done(part, phase, dtype, flops, size_bytes, hosted)
+                yield Done(part, phase, dtype, flops, size_bytes, where)
 
 
-def expert_work(run: Run, worker: Worker) -> Iterator[Done]:
-    """Routed experts; those on the host CPU without their weights, which its lane has counted."""
-    model, processed, cpu = run.scenario.model, worker.processed, worker.cpu
-    one = model.expert_work(np.array([1.0]))
-    flops, activation_bytes = float(one.flops[0]), float(one.size_bytes[0]) - model.expert_bytes
+def expert_work(worker: Worker) -> Iterator[Done]:
+    """Routed experts: of one GPU; of the host CPU for all GPUs for which the worker stands, without their weights; of
+    units near memory, without any bytes. What is left out their lanes have counted."""
+    processed, cpu, tier = worker.processed, worker.cpu, worker.tier
+    dtype, flops, activation_bytes = _expert(processed.model)
+    experts = len(tier.sizes) // len(tier.partitions)
+    layer_bytes = tier.sizes[: tier.layers * experts : experts]
     for phase in (0, 1):
         counts = [sum(row) for row in worker.layer_counts[phase]]
-        weights = sum(n * size for n, size in zip(counts, run.layer_expert_bytes, strict=True))
-        if len(worker.tier.partitions) > worker.tier.layers:  # several precisions
+        weights = sum(n * size for n, size in zip(counts, layer_bytes, strict=True))
+        if len(tier.partitions) > tier.layers:  # several precisions
             weights = processed.expert_bytes[phase]
-        tokens = sum(counts) + processed.shared_tokens[phase]
-        here = tokens - processed.host_tokens[phase]
-        moved = weights - processed.host_bytes[phase] + here * activation_bytes
-        yield Done("experts", phase, one.dtype, here * flops, moved)
+        weights -= processed.host_bytes[phase] + sum(sizes[phase] for sizes, _ in processed.near.values())
+        here = sum(counts) + processed.shared_tokens[phase] - processed.host_tokens[phase]
+        here -= sum(served[phase] for _, served in processed.near.values())
+        yield Done("experts", phase, dtype, here * flops, weights + here * activation_bytes)
+        for unit, (_, served) in processed.near.items():
+            yield Done("experts", phase, dtype, served[phase] * flops, 0.0, unit)
         if cpu is not None:
             there = processed.host_tokens[phase]
             if phase == 0:  # what was begun in vain, for tokens that decode
                 there += cpu.tokens - sum(processed.host_tokens)
-            yield Done("experts", phase, one.dtype, there * flops, there * activation_bytes, True)
+            _, flops_there, bytes_there = _expert(processed.on_cpu)
+            yield Done("experts", phase, dtype, there * flops_there, there * bytes_there, HOST)
+
+
+def _expert(model: ModelSpec) -> tuple[str, float, float]:
+    """Of an expert, for one token: dtype, operations, bytes of activations."""
+    one = model.expert_work(np.array([1.0]))
+    return one.dtype, float(one.flops[0]), float(one.size_bytes[0]) - model.expert_bytes
+
+
+def _unwrapped(dense: DenseTable) -> tuple[DenseCosts, tuple[bool, ...], str]:
+    """Costs of the worker itself; which stretches of layers are the host's; the unit near memory at which requests with
+    one new token attend, or empty. Raises EnergyUnknown."""
+    on_host: tuple[bool, ...] = ()
+    if isinstance(dense, HostedDense):
+        dense, on_host = dense.worker, dense.on_host
+    if not isinstance(dense, DenseCosts):
+        raise EnergyUnknown(
+            "kernels that move rows to experts and back, and those of several instances, are not counted."
+        )
+    return dense, on_host, dense.unit.name if isinstance(dense, NearAttention) else ""
 
 
 def _add(sums: Sums, more: Sums, times: int = 1) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
 
 ACTIVATION_BYTES = 2
-KERNELS = " kernels"  # ends the name of the lane of a worker's own launches
+# what the names of lanes end with: of a worker's own launches, of what runs on a unit, of its inputs and results
+KERNELS, EXPERTS, ACTIVATIONS = " kernels", " experts", " activations"
 
 
 class ExpertTraffic:
@@ -202,12 +203,12 @@ def near_units(
         else:
             kind = platform.route(worker, memory.name)[-1].kind
             lanes = (
-                lane(f"{worker}->{memory.name} activations", worker, memory.name, kind),
-                lane(f"{memory.name}->{worker} activations", memory.name, worker, kind),
+                lane(f"{worker}->{memory.name}{ACTIVATIONS}", worker, memory.name, kind),
+                lane(f"{memory.name}->{worker}{ACTIVATIONS}", memory.name, worker, kind),
             )
         units[name] = NearUnit(
             fabric,
-            _own_lane(fabric, f"{name} experts", shared, costs.launch_ps(), device.kind),
+            _own_lane(fabric, f"{name}{EXPERTS}", shared, costs.launch_ps(), device.kind),
             costs,
             sizes,
             model.experts,

@@ -18,6 +18,7 @@ class NearAttention(DenseCosts):
 
     def __init__(self, model: ModelSpec, worker: Device, unit: Device) -> None:
         super().__init__(model, worker)
+        self.unit = unit
         self._unit = DenseCosts.of(model, unit)
 
     def attention_s(self, layer: int, new: np.ndarray, kv: np.ndarray, mixed: bool = False) -> np.ndarray:

@@ -14,7 +14,7 @@ from simulator.energy.processed import Processed
 from simulator.engine import ACTIVE, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
-from simulator.policies.execution.base import ExecutionPolicy, Split
+from simulator.policies.execution.base import ExecutionPolicy, check_split
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Op, Task
 from simulator.policies.prediction.base import PredictionPolicy
@@ -132,7 +132,7 @@ class Worker(Stream):
         self._cpu = self.cpu = cpu
         self._near = near
         self._exchange = exchange
-        self._collectives = collectives
+        self._collectives = self.collectives = collectives
         self.recording: Recorder | None = None  # the recorder, in steps that it records
         self._recorder = recorder
         self._management = management if any(management) else None
@@ -333,8 +333,7 @@ class Worker(Stream):
                 elsewhere = {work.blob for work in on_cpu}
                 if self._near is not None:
                     elsewhere |= self._near.elsewhere()
-                self.processed.host_bytes[record.prefill] += sum([work.size_bytes for work in on_cpu])
-                self.processed.host_tokens[record.prefill] += sum([tokens[work.blob] for work in on_cpu])
+                self.processed.on_host(record.prefill, on_cpu, tokens)
                 here = [blob for blob in blobs if blob not in elsewhere]
                 extra = [blob for blob in loads if blob not in tokens]
                 if extra:
@@ -534,27 +533,16 @@ class Worker(Stream):
         work = self._work
         work.layer, work.blobs, work.tokens, work.hits, work.misses = layer, blobs, tokens, hits, misses
         split = policy.split(work)
-        if not isinstance(split, Split):
-            raise PolicyError(
-                f"policy/execution {type(policy).__name__}: split returned a {type(split).__name__}; expected `Split`."
-            )
+        check_split(policy, split, misses, tokens, layer)
         fetch, on_cpu, deferred, units = split
-        near = [blob for some in units.values() for blob in some]
-        named = (*fetch, *on_cpu, *near)
-        if len(set(named)) < len(named) or not set(misses) <= set(named) or not {*on_cpu, *near} <= set(tokens):
-            raise PolicyError(
-                f"policy/execution {type(policy).__name__} fetches {list(fetch)} and runs {[*on_cpu, *near]} on the CPU"
-                f" or a unit in layer {layer}; expected every missing expert of {list(misses)} once, and for the CPU"
-                " and units only experts that are asked for."
-            )
+        near = {blob for some in units.values() for blob in some}
         if near:
-            if self._near is None:
-                raise PolicyError(f"policy/execution {type(policy).__name__} names units without `uses_units`.")
+            assert self._near is not None
             self._near.submit(units, tokens, hits, t)
+            self.processed.on_units(self.record.prefill, units, tokens, self.tier.sizes)
             hits = [blob for blob in hits if blob not in near]
         if on_cpu:
-            if cpu is None:
-                raise PolicyError(f"policy/execution {type(policy).__name__} names the CPU without `uses_cpu`.")
+            assert cpu is not None
             hits = [blob for blob in hits if blob not in on_cpu]
             last = layer == self.tier.layers - 1
             for blob in on_cpu:

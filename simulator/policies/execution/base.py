@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from simulator.layer_work import LayerWork
 from simulator.policies.base import Policy
+from simulator.residency import PolicyError
 
 
 class Split(NamedTuple):
@@ -49,3 +50,25 @@ class ExecutionPolicy(Policy):
 
     def ahead(self, work: LayerWork) -> Sequence[int]:
         raise NotImplementedError
+
+
+def check_split(
+    policy: ExecutionPolicy, split: Split, misses: Collection[int], tokens: Collection[int], layer: int
+) -> None:
+    """Raises PolicyError unless the split of a layer, that misses some of the experts with `tokens`, can be done."""
+    name = f"policy/execution {type(policy).__name__}"
+    if not isinstance(split, Split):
+        raise PolicyError(f"{name}: split returned a {type(split).__name__}; expected `Split`.")
+    near = [blob for some in split.units.values() for blob in some]
+    beside = (*split.cpu, *near)
+    named = (*split.fetch, *beside)
+    if len(set(named)) < len(named) or not set(misses) <= set(named) or not set(beside) <= set(tokens):
+        raise PolicyError(
+            f"{name} fetches {list(split.fetch)} and runs {list(beside)} on the CPU or a unit in layer {layer};"
+            f" expected every missing expert of {list(misses)} once, and for the CPU and units only experts that are"
+            " asked for."
+        )
+    if near and not policy.uses_units:
+        raise PolicyError(f"{name} names units without `uses_units`.")
+    if split.cpu and not policy.uses_cpu:
+        raise PolicyError(f"{name} names the CPU without `uses_cpu`.")
