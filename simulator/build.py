@@ -335,6 +335,7 @@ class _Builder:
         """Let a worker take many steps at once, if it can have no company and nobody looks on."""
         device = self.scenario.platform.device(worker.name)
         alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
+        alone = alone and (self.times is not None or len(self.ranks.gpus) == 1)  # sums on the links are transfers
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
         plain = plain and self.dispatch is None and not isinstance(worker.dense, NearAttention)

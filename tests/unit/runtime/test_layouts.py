@@ -249,6 +249,12 @@ def test_many_steps_at_once_give_what_each_step_gives_under_tensor_parallelism()
     assert fast.summary["attribution"]["all_reduce"] > 0
 
 
+def test_sums_on_the_links_are_not_lost_where_requests_come_and_go():
+    fast, slow = (nvlink_pair(LayoutChoice(tp=4, gpus=4), collectives="links", stepwise=s) for s in (False, True))
+    assert steps_of(fast) == steps_of(slow)
+    assert fast.summary["attribution"]["all_reduce"] > 0
+
+
 def test_groups_with_their_own_requests_run_where_these_come_and_go():
     result = nvlink_pair(LayoutChoice(tp=2, gpus=4))
     assert {worker.rank for worker in result.run.workers} == {0, 1, 2, 3}
