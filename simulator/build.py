@@ -14,6 +14,7 @@ from simulator.batching.batcher import Batcher
 from simulator.batching.pages import KvPages
 from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
+from simulator.batching.staged import StagedBatcher
 from simulator.batching.stretches import Stretches
 from simulator.build_dispatch import (
     dispatched_costs,
@@ -22,7 +23,15 @@ from simulator.build_dispatch import (
     make_dispatch,
     reserved_bytes,
 )
-from simulator.build_layout import check_layout, collective_times, make_collectives, make_exchange, task_graph
+from simulator.build_layout import (
+    check_layout,
+    collective_times,
+    make_collectives,
+    make_exchange,
+    staged,
+    take_steps,
+    task_graph,
+)
 from simulator.build_near import check_units, decode_unit, make_units
 from simulator.energy.carbon import read_intensity
 from simulator.energy.processed import Processed
@@ -123,6 +132,7 @@ class _Builder:
         recorded = trace.meta.expert_bytes
         self.whole_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
         self.ranks = Ranks.of(scenario.layout, scenario.platform, model.experts)
+        self.scheduling = staged(self.scheduling, scenario, self.ranks)
         system = scenario.system
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
         self.pipeline = system.pipeline()
@@ -155,7 +165,7 @@ class _Builder:
         self.remarks += remarks(self.silent, self.scheduling.lockstep)
         if not self.scheduling.lockstep:
             check(self.silent, self.scheduling, settings)
-        self.remarks += check_layout(scenario, self.ranks, self.scheduling.lockstep)
+        self.remarks += check_layout(scenario, self.ranks)
         self.workers = [place.name for place in self.ranks.places]
         if scenario.platform.remark:
             self.remarks.append(f"platform {scenario.platform.name}: {scenario.platform.remark}")
@@ -286,6 +296,7 @@ class _Builder:
             self._fill(tier, here if adapter is None else [adapter.home[blob] for blob in here])
             tiers.append(tier)
             workers.append(self._worker(rank, name, tier, host, tasks, exchange, adapter))
+        take_steps(workers, self.ranks, batcher, self._source, exchange)
         self._show_queue(tiers, batcher)
         if batcher is not None:
             self._run_ahead(workers[0], batcher)
@@ -317,7 +328,8 @@ class _Builder:
             for group in range(self.ranks.groups)
         ]
         pages = KvPages(self.scenario.settings.kv_page_tokens, self.shares.kv_bytes, rooms)
-        batcher = Batcher(self.plan, self.scheduling, pages, self.progress)
+        parts = (self.plan, self.scheduling, pages, self.progress)
+        batcher = Batcher(*parts) if self.ranks.stages == 1 else StagedBatcher(*parts, self.ranks.stages)
         return batcher, batcher
 
     def _show_queue(self, tiers: list[Tier], batcher: Batcher | None) -> None:

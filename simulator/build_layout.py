@@ -7,21 +7,28 @@ from collections.abc import Callable
 import numpy as np
 
 from hwmodels.operators import ACTIVATION_BYTES
+from simulator.batching.batcher import Batcher
+from simulator.batching.in_turn import InTurn
+from simulator.batching.source import StepSource
+from simulator.batching.staged import StagedBatcher
 from simulator.engine import Clock, Fabric, Lane, to_ps
 from simulator.policies.pipeline.base import PipelinePolicy, Task
 from simulator.policies.pipeline.plain import PlainPipeline
+from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.runtime.collectives import CATEGORY, MESSAGES, Collectives, CollectiveTimes
 from simulator.runtime.costs import DenseCosts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.layout_tasks import layout_tasks
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.shares import Shares
+from simulator.runtime.stages import Stages
+from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError
 
 LaneMaker = Callable[[str, str, str, str], Lane]  # name, from, to, category
 
 
-def check_layout(scenario: Scenario, ranks: Ranks, lockstep: bool) -> list[str]:
+def check_layout(scenario: Scenario, ranks: Ranks) -> list[str]:
     """Refuse what a layout does not go with. Returns remarks. Raises ScenarioError."""
     layout, platform = ranks.layout, scenario.platform
     if layout is None:
@@ -31,11 +38,6 @@ def check_layout(scenario: Scenario, ranks: Ranks, lockstep: bool) -> list[str]:
                 " as layout.tp, or null."
             )
         return []
-    if layout.pp > 1 and not lockstep:
-        raise ScenarioError(
-            f"layout.pp is {layout.pp}, but where requests come and go a step runs through all stages before the next"
-            " one begins; expected policy/scheduling=lockstep, or layout.pp=1."
-        )
     if layout.pp > len(scenario.model.moe_layers):
         raise ScenarioError(
             f"layout.pp is {layout.pp}; expected at most the {len(scenario.model.moe_layers)} routed layers of"
@@ -53,6 +55,31 @@ def check_layout(scenario: Scenario, ranks: Ranks, lockstep: bool) -> list[str]:
             f" summary the bytes of all {ranks.each}"
         )
     return remarks
+
+
+def staged(policy: SchedulingPolicy, scenario: Scenario, ranks: Ranks) -> SchedulingPolicy:
+    """Where requests come and go: a queue for each stage, so that all may be busy. Raises ScenarioError."""
+    if policy.lockstep or ranks.stages == 1:
+        return policy
+    for field, value, expected in (
+        ("policy.scheduling.preempt", policy.preempt, "recompute"),
+        ("tenants.count", scenario.tenants.count, 1),
+    ):
+        if value != expected:
+            raise ScenarioError(f"{field} is {value}; with layout.pp={ranks.stages} expected {expected}.")
+    return InTurn(policy, ranks.stages, lambda request: request.order % ranks.stages)
+
+
+def take_steps(
+    workers: list[Worker], ranks: Ranks, batcher: Batcher | None, source: StepSource, exchange: Exchange | None
+) -> None:
+    """Let the stages of a pipeline be in different steps, if that is how they are batched."""
+    if isinstance(batcher, StagedBatcher):
+        assert exchange is not None
+        exchange.staged = True
+        stages = Stages(workers[0].clock, source, batcher, len(workers), ranks.per_stage)
+        for worker in workers:
+            worker.stages = stages
 
 
 def task_graph(policy: PipelinePolicy, layers: int, ranks: Ranks) -> list[Task]:

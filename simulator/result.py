@@ -11,6 +11,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from simulator.batching import tables as batching
+from simulator.batching.staged import StagedBatcher
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
 from simulator.energy.report import COLUMNS as ENERGY_COLUMNS
@@ -364,7 +365,10 @@ class Result:
 
 
 def _merged(run: Run) -> RecordLog[StepRecord]:
-    first, *others = [worker.records for worker in run.workers]
+    logs = [worker.records for worker in run.workers]
+    if isinstance(run.batcher, StagedBatcher):  # a step has ended when the last stage has done it
+        logs.reverse()
+    first, *others = logs
     for other in others:
         first.add(other, COUNTS)
     return first

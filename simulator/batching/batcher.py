@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -56,6 +56,11 @@ class Batcher:
         self._answer: Step | int | None = None
         self._since_ps = 0  # when the answer holds
 
+    @property
+    def flying(self) -> int:
+        """How many steps are under way while the next one is composed."""
+        return 0
+
     def step(self, number: int, time_ps: int) -> Step | int | None:
         """As `StepSource.step`."""
         if number == self._number and time_ps < self._since_ps:
@@ -93,24 +98,30 @@ class Batcher:
             for arrival_ps, order in arrived:
                 self._arrive(order, arrival_ps)
         self.swaps, self.moved = [], []
-        running = self.running
-        known = running and not self.waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
+        running, waiting = self._seen()
+        known = running and not waiting and self.policy.steady and all(r.done >= r.fresh for r in running)
         if known and self.pages.grow(running, 1):
             self._parts, self._times, self._preempted = [(request, 1) for request in running], 1, False
             return self._parts
-        if self.waiting or running:
+        if waiting or running:
             view = self._view
-            view.running, view.waiting, view.time_s = self.running, self.waiting, seconds(time_ps)
+            view.running, view.waiting, view.time_s = running, waiting, seconds(time_ps)
             self._parts, self._times = self._apply(self.policy.next_turn(view), time_ps), 1
             if self._parts:
                 return self._parts
+            if self._preempted and not self.flying:  # there is room now
+                return self.compose(time_ps)
         until_ps = self.arrivals.next_ps()
-        if until_ps is None and (self.waiting or self.running):
+        if until_ps is None and (self.waiting or self.running) and not self.flying:
             raise PolicyError(
                 f"policy/scheduling {type(self.policy).__name__} runs nothing although {len(self.waiting)} requests"
                 f" wait and {len(self.running)} are under way; expected a step, as no other request will come."
             )
         return until_ps
+
+    def _seen(self) -> tuple[Sequence[Request], Sequence[Request]]:
+        """The running and the waiting requests of which the scheduler may choose."""
+        return self.running, self.waiting
 
     def room(self, times: int) -> int:
         """How often the step that `compose` gave can run, up to `times`, until the KV cache is full. One that preempted

@@ -11,7 +11,7 @@ from simulator.binding import rows_of
 from simulator.plan import BLOCK_TOKENS, Block, Group, Plan, Step, joint_guesses, union
 from traces import RequestTrace
 
-AHEAD = 32  # steps whose dense costs are tabulated together while the same requests decode
+AHEAD_STEPS = 32  # whose dense costs are tabulated together while the same requests decode
 
 
 class StepMaker:
@@ -19,6 +19,7 @@ class StepMaker:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self.ahead_steps = AHEAD_STEPS
         self._offsets = np.arange(plan.layers, dtype=np.int64)[None, :, None] * plan.experts
         self._blocks: dict[int, tuple[Block, tuple[tuple[int, int], ...]]] = {}
         """Instance -> its last block of decode steps, and of whom: requests, and where they were at its first step."""
@@ -91,7 +92,7 @@ class StepMaker:
                 (request.order, request.done - row) for request in requests
             ):
                 return block, row
-        ahead = min(AHEAD, *(request.rows - request.done for request in requests))
+        ahead = min(self.ahead_steps, *(request.rows - request.done for request in requests))
         contexts = [[request.context_after(1 + n) for request in requests] for n in range(ahead)]
         workers = [request.worker for request in requests]
         instances = [request.instance for request in requests]

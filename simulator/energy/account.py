@@ -120,15 +120,15 @@ def _copied(run: Run, measured: Measured) -> Iterator[Entry]:
         if lane.name in run.lane_ends:
             experts = lane.category not in (MESSAGES, CATEGORY) and not lane.name.endswith(ACTIVATIONS)
             shares = measured.asked_bytes if experts and any(measured.asked_bytes) else measured.tokens
-            for phase, size_bytes in enumerate(_split(moved, shares)):
+            for phase, size_bytes in enumerate(split(moved, shares)):
                 for src, dst in ways(run, lane):
                     yield from _copy(run, src, dst, phase, size_bytes)
         elif lane.category == "cpu":
-            for phase, size_bytes in enumerate(_split(moved * each, _host_bytes(run))):
+            for phase, size_bytes in enumerate(split(moved * each, _host_bytes(run))):
                 yield _bits(platform.memory_of(str(platform.cpu)), "experts", phase, size_bytes)
         elif lane.category == "ndp":
             unit = lane.name.removesuffix(EXPERTS)
-            for phase, size_bytes in enumerate(_split(moved, _near_bytes(run, unit))):
+            for phase, size_bytes in enumerate(split(moved, _near_bytes(run, unit))):
                 for number in range(each):
                     device = platform.device(twin(run, unit, number))
                     yield _bits(_memory(run, device), "experts", phase, size_bytes)
@@ -177,7 +177,7 @@ def _near_bytes(run: Run, unit: str) -> tuple[int, int]:
     return sum(sizes[0] for sizes in there), sum(sizes[1] for sizes in there)
 
 
-def _split(amount: int, shares: tuple[int, int]) -> tuple[int, int]:
+def split(amount: int, shares: tuple[int, int]) -> tuple[int, int]:
     """A whole amount over decode and prefill, in proportion; the parts sum to it."""
     prefill = amount * shares[1] // sum(shares) if sum(shares) else 0
     return amount - prefill, prefill

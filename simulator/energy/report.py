@@ -10,7 +10,7 @@ import numpy as np
 
 from hwmodels.energy import EnergyUnknown
 from simulator.energy import PARTS
-from simulator.energy.account import PJ_PER_J, Entry, Measured, account, by, total_pj
+from simulator.energy.account import PJ_PER_J, Entry, Measured, account, by, split, total_pj
 from simulator.energy.carbon import carbon_g
 from simulator.engine import seconds
 
@@ -90,11 +90,22 @@ class EnergyReport:
     def _measured(self) -> Measured:
         records = self.records
         prefill = records.column("prefill").astype(bool)
-        lasted_ps = records.column("end_ps") - records.column("start_ps")
+        begin_ps, end_ps = records.column("start_ps"), records.column("end_ps")
         asked = records.column("load_bytes") + records.column("prefetch_bytes")
         tokens = records.column("tokens")
 
         def both(column: np.ndarray) -> tuple[int, int]:
             return int(column[~prefill].sum()), int(column[prefill].sum())
 
-        return Measured(self.duration_ps, both(lasted_ps), both(tokens), both(asked))
+        lasted_ps = both(end_ps - begin_ps)
+        if self.run.ranks.stages > 1:  # steps may overlap
+            lasted_ps = split(_covered_ps(begin_ps, end_ps), lasted_ps)
+        return Measured(self.duration_ps, lasted_ps, both(tokens), both(asked))
+
+
+def _covered_ps(begin_ps: np.ndarray, end_ps: np.ndarray) -> int:
+    """How long at least one of some intervals lasts."""
+    order = np.argsort(begin_ps, kind="stable")
+    begins, ends = begin_ps[order], np.maximum.accumulate(end_ps[order])
+    before = np.concatenate([begins[:1], ends[:-1]])
+    return int(np.maximum(ends - np.maximum(begins, before), 0).sum())

@@ -61,6 +61,7 @@ class Exchange:
         self._waiting: dict[tuple[int, int, int], list[tuple[Event, int]]] = {}
         self._message_bytes: dict[int, list[list[list[int]]]] = {}
         self._mine = [mask.tolist() for mask in owned(ranks, owners)]
+        self.staged = False  # whether stages may be in different steps
 
     def requests_of(self, rank: int, slots: list[int]) -> list[int]:
         """Indices of the requests, at these places of their batch, that worker `rank` serves."""
@@ -178,14 +179,16 @@ class Exchange:
         return latest
 
     def meet(self, worker: Worker, number: int, t: int) -> Generator[Event, Any, int]:
-        """The end of a step: everybody leaves when the last has come."""
+        """The end of a step: everybody leaves when the last has come; of their stage, if others are in other steps."""
         if worker.must_sync(t):
             yield from worker.sync(t)
         self._post(worker, (number, _END, worker.rank), t, {})
-        latest = yield from self._gather(worker, number, [(rank, _END) for rank in range(self._workers)], t)
-        for key in [key for key in self._posts if key[0] < number]:
+        first, count = (worker.rank // self._width * self._width, self._width) if self.staged else (0, self._workers)
+        latest = yield from self._gather(worker, number, [(rank, _END) for rank in range(first, first + count)], t)
+        done = number - self._ranks.stages  # when a step begins, so many before it may be under way
+        for key in [key for key in self._posts if key[0] <= done]:
             del self._posts[key]
-        self._message_bytes.pop(number - 1, None)
+        self._message_bytes.pop(done, None)
         return latest
 
     def _post(self, worker: Worker, key: tuple[int, int, int], t: int, messages: dict[int, Transfer]) -> None:

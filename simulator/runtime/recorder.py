@@ -101,6 +101,7 @@ class Recorder:
         self.log = SegmentLog()
         self._share = None if settings.timeline_slices is None else max(1, settings.timeline_slices // count)
         self._batch = self._step = -1
+        self._recorded: set[int] = set()  # steps
         self._before = 0  # slices when the batch began
         self._on = False
         self._known: set[Transfer] = set()  # fetches ahead that have been noted
@@ -112,8 +113,8 @@ class Recorder:
             remarks.append(f"the timeline shows {shown} of {served} requests (settings.timeline_requests)")
 
     def begin(self, number: int, step: Step, time_ps: int) -> Recorder | None:
-        """Itself if this step is recorded. The first worker to ask decides for all, who are in the same step."""
-        if number != self._step:
+        """Itself if this step is recorded. The first worker to ask decides for all."""
+        if number > self._step:
             self._step = number
             slices = len(self.segments) + len(self.issues)
             if step.batch != self._batch:
@@ -127,12 +128,14 @@ class Recorder:
             elif self._on and not on:
                 self.log.until_ps = time_ps
             self._on = on
-        return self if self._on else None
+            if on:
+                self._recorded.add(number)
+        return self if number in self._recorded else None
 
-    def end(self, worker: str, record: StepRecord) -> None:
-        """A worker has done a step."""
+    def end(self, worker: str, record: StepRecord, begin_ps: int) -> None:
+        """A worker has done a step, which it began then."""
         asked = record.hits + record.late + record.loads + record.on_cpu
-        span = (record.number, record.prefill, record.requests, record.kv_tokens, record.start_ps, record.end_ps)
+        span = (record.number, record.prefill, record.requests, record.kv_tokens, begin_ps, record.end_ps)
         self.steps.append(StepSpan(worker, *span, record.hits, asked))
 
     def asked(self, worker: str, transfers: Iterable[Transfer], time_ps: int) -> None:

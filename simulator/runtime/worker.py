@@ -32,6 +32,7 @@ from simulator.runtime.near import NearUnits
 from simulator.runtime.path import Path
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
+from simulator.runtime.stages import Stages
 
 DENSE, EXPERTS, TAIL = Op.DENSE, Op.EXPERTS, Op.TAIL
 
@@ -145,6 +146,7 @@ class Worker(Stream):
         self._swap_lanes = swap_lanes
         self._forecaster, self._move_ps_per_byte = forecaster, move_ps_per_byte
         self.stretches: Stretches | None = None
+        self.stages: Stages | None = None  # where several steps are under way at once
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
@@ -167,7 +169,11 @@ class Worker(Stream):
         while True:
             if self.stretches is not None and self.stretches.ready():
                 number, t = self.stretches.run(number, t)
-            step = self.source.step(number, t)
+            began = None
+            if self.stages is None:
+                step = self.source.step(number, t)
+            else:
+                step, began, t = yield from self.stages.take(self, number, t)
             if step is None:
                 break
             if isinstance(step, int):
@@ -182,17 +188,26 @@ class Worker(Stream):
                 if self._framework_ps:
                     table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
             self.processed.step(step, mine)
-            t = yield from self._step(number, step, table[step.row], t)
+            t = yield from self._step(number, step, table[step.row], t, began)
             number += 1
+            if self.stages is not None:
+                self.stages.left(self, t)
         self.end_ps = t
 
-    def _step(self, number: int, step: Step, dense: tuple[Parts, ...], t: int) -> Generator[Event, Any, int]:
+    def _step(
+        self, number: int, step: Step, dense: tuple[Parts, ...], t: int, began: int | None
+    ) -> Generator[Event, Any, int]:
+        """Run a step from `t` on; `began`: when the first stage did, if that is another time."""
         path, exchange, collectives, tier = self.path, self._exchange, self._collectives, self.tier
         recorder = self.recording = self._recorder.begin(number, step, t) if self._recorder is not None else None
-        path.begin(t)
+        begin = t
+        start = t if began is None else began
+        path.begin(start)
+        if t > start:
+            path.add(t, "pipeline")
         ends, parts = path.ends, path.parts
         record = self.record = StepRecord(
-            number, step.batch, step.prefill, step.tokens, step.requests, step.kv_tokens, t, last=step.last
+            number, step.batch, step.prefill, step.tokens, step.requests, step.kv_tokens, start, last=step.last
         )
         record.prompt_tokens = step.prompt_tokens
         groups, guesses, scores = step.groups, step.guesses, step.scores
@@ -253,7 +268,7 @@ class Worker(Stream):
         record.waited_ps = path.totals()
         self.records.append(record)
         if recorder is not None:
-            recorder.end(self.name, record)
+            recorder.end(self.name, record, begin)
         return t
 
     def _swap(self, step: Step, t: int) -> Generator[Event, Any, int]:

@@ -126,7 +126,7 @@ class StreamingWorker(Streams):
                 if job.cost is not None and job.end_ps is not None:
                     label, kind = LABELS[task.kind]
                     recorder.ran(self.name, f"{label} {job.name}", (job.start_ps, job.end_ps), kind, task.layer)
-            recorder.end(self.name, record)
+            recorder.end(self.name, record, record.start_ps)
         for job in jobs:
             job.cause = None
         self.forget()

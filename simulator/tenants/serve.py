@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simulator.batching.in_turn import InTurn
 from simulator.scenario import Scenario, ScenarioError
 from simulator.tenants.identity import Identity
-from simulator.tenants.in_turn import InTurn
 
 if TYPE_CHECKING:
     from simulator.build import Run
@@ -35,7 +35,9 @@ def serve_instances(scenario: Scenario, remarks: list[str]) -> tuple[SchedulingP
         f"{tenants.count} instances: all follow the routing of one trace, each on requests of its own"
         f" ({tenants.unique_experts} of {identity.experts} experts per layer differ)"
     )
-    return policy if tenants.merged_steps else InTurn(policy, tenants.count), identity
+    if not tenants.merged_steps:
+        policy = InTurn(policy, tenants.count, lambda request: request.instance)
+    return policy, identity
 
 
 def instance_figures(run: Run, records: RecordLog[StepRecord], measured: np.ndarray) -> dict[str, Any]:

@@ -106,6 +106,16 @@ def test_stages_of_a_pipeline_compute_each_layer_once():
     assert heads == {"gpu0", "gpu3"}  # the first looks tokens up, the last has the logits
 
 
+def test_the_background_of_overlapping_steps_is_paid_once():
+    trace, roles = random_trace(1, 8, 5, 4, 8, 2, prompt=2), {"placement": PopularFirst, "scheduling": Continuous}
+    result = run(MODEL, trace, priced(tiny_platform(2)), system(**roles), Workload(), LayoutChoice(pp=2))
+    records = result.records
+    assert sum(records.column("end_ps") - records.column("start_ps")) > result.duration_ps
+    spent = [entry for entry in result.energy_report.entries if (entry.where, entry.by) == ("cpu", "background")]
+    assert {entry.phase for entry in spent} == {"prefill", "decode"}  # there is always a step
+    assert sum(entry.energy_pj for entry in spent) == 7 * result.duration_ps  # watts
+
+
 @pytest.mark.parametrize("scheduling", [None, partial(Continuous, max_batch=4)])
 def test_sums_with_fitted_times_send_what_they_would_on_the_links(scheduling):
     platform = Platform.from_mapping(shipped("platform", "dgx_h100"))

@@ -298,8 +298,6 @@ def test_a_step_takes_about_as_long_as_the_closed_form_of_a_layout_says():
 
 
 def test_what_layouts_do_not_go_with_is_one_sentence():
-    with pytest.raises(ScenarioError, match=r"^layout\.pp is 2, but where requests come and go .* layout\.pp=1\.$"):
-        tiny(2, LayoutChoice(pp=2), workload=Workload(), roles={"scheduling": Continuous})
     with pytest.raises(ScenarioError, match=r"^settings\.collectives is links, but there is no layout"):
         tiny(2, None, collectives="links")
     with pytest.raises(ScenarioError, match=r"^settings\.collectives is 'ring'; expected links, calibrated, or null"):
