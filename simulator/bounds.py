@@ -169,7 +169,8 @@ def _helpers_share(run: Run) -> float:
     if platform.cpu is not None:
         share = platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s
     dtype = run.scenario.model.dtype
-    for unit in map(platform.device, platform.units):
+    within = (worker.name, platform.home)
+    for unit in (unit for unit in map(platform.device, platform.units) if unit.memory in within):
         peaks = peak_flop_per_s(unit, dtype) / peak_flop_per_s(worker, dtype)
         share += max(unit.memory_read_bytes_per_s / worker.memory_read_bytes_per_s, peaks)
     return share
