@@ -12,6 +12,7 @@ import numpy as np
 from hwmodels.device import Device
 from simulator.batching.batcher import Batcher
 from simulator.batching.pages import KvPages
+from simulator.batching.prefixes import PrefixPages
 from simulator.batching.room import check, kv_room
 from simulator.batching.source import PlannedSteps, StepSource
 from simulator.batching.staged import StagedBatcher
@@ -165,6 +166,8 @@ class _Builder:
         self.remarks += remarks(self.silent, self.scheduling.lockstep)
         if not self.scheduling.lockstep:
             check(self.silent, self.scheduling, settings)
+        elif settings.prefix_cache:
+            raise ScenarioError("settings.prefix_cache is true; expected policy/scheduling=continuous, or false.")
         self.remarks += check_layout(scenario, self.ranks)
         self.workers = [place.name for place in self.ranks.places]
         if scenario.platform.remark:
@@ -327,7 +330,8 @@ class _Builder:
             min(m.kv_bytes for m, p in zip(memories, self.ranks.places, strict=True) if p.group == group)
             for group in range(self.ranks.groups)
         ]
-        pages = KvPages(self.scenario.settings.kv_page_tokens, self.shares.kv_bytes, rooms)
+        kind = PrefixPages if self.scenario.settings.prefix_cache else KvPages
+        pages = kind(self.scenario.settings.kv_page_tokens, self.shares.kv_bytes, rooms)
         parts = (self.plan, self.scheduling, pages, self.progress)
         batcher = Batcher(*parts) if self.ranks.stages == 1 else StagedBatcher(*parts, self.ranks.stages)
         return batcher, batcher

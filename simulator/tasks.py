@@ -1,4 +1,4 @@
-"""Task labels of the requests of a plan."""
+"""Task labels of the requests of a plan, and the prefixes that they share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ def task_of(plan: Plan, order: int) -> str | None:
     """The label of the request served in this place: the request list's, or else the trace's."""
     served = plan.served[order]
     return plan.listed.task[served.id] if plan.listed is not None else plan.trace.requests[served.index].task
+
+
+def prefix_of(plan: Plan, order: int) -> tuple[str | None, int]:
+    """Name of the sequence with which the request served in this place begins, and how many tokens are of it."""
+    listed, row = plan.listed, plan.served[order].id
+    return (listed.prefix[row], int(listed.prefix_tokens[row])) if listed is not None else (None, 0)
 
 
 def tasks_by_request(plan: Plan) -> dict[int, str | None]:

@@ -10,6 +10,7 @@ import numpy as np
 from simulator.batching.arrivals import Arrivals
 from simulator.batching.log import RequestRecord
 from simulator.batching.pages import KvPages
+from simulator.batching.prefixes import PrefixPages
 from simulator.batching.request import Request
 from simulator.batching.steps import StepMaker
 from simulator.engine import seconds
@@ -17,7 +18,7 @@ from simulator.plan import Plan, Step
 from simulator.policies.scheduling.base import QueueView, SchedulingPolicy, Turn
 from simulator.residency import PolicyError
 from simulator.runtime.record_log import RecordLog
-from simulator.tasks import task_of
+from simulator.tasks import prefix_of, task_of
 from simulator.unrecorded import slo_s
 
 Parts = list[tuple[Request, int]]
@@ -47,6 +48,7 @@ class Batcher:
         self.moved: list[tuple[int, int]] = []
         self.preemptions = 0
         self.composed: Parts | None = None  # what `compose` gave and nobody has run
+        self.prefixes = pages if isinstance(pages, PrefixPages) else None
         self._progress = progress
         self._view = QueueView(pages, self.steps.ahead)
         self._parts: Parts = []  # of the step that runs
@@ -104,6 +106,9 @@ class Batcher:
             self._parts, self._times, self._preempted = [(request, 1) for request in running], 1, False
             return self._parts
         if waiting or running:
+            if self.prefixes is not None:
+                for request in waiting:
+                    request.done = self.prefixes.reusable(request)
             view = self._view
             view.running, view.waiting, view.time_s = running, waiting, seconds(time_ps)
             self._parts, self._times = self._apply(self.policy.next_turn(view), time_ps), 1
@@ -152,7 +157,8 @@ class Batcher:
         plan = self.plan
         served = plan.served[order]
         task = task_of(plan, order)
-        request = Request(order, served, arrival_ps, plan.workload.synthetic_prefill, task, slo_s(plan, order))
+        synthetic, prefix = plan.workload.synthetic_prefill, prefix_of(plan, order)
+        request = Request(order, served, arrival_ps, synthetic, task, slo_s(plan, order), prefix)
         request.last_ps = arrival_ps
         if request.rows:
             self.waiting.append(request)
@@ -198,6 +204,8 @@ class Batcher:
             self.waiting.remove(request)
         self.running.append(request)
         request.worker = self.pages.worker_of(request)
+        if self.prefixes is not None:
+            request.reused += request.done
         if request.start_ps < 0:
             request.start_ps = time_ps
         if request.swapped_bytes:
@@ -208,9 +216,12 @@ class Batcher:
         """The step that ran has ended."""
         ended = []
         for request, tokens in self._parts:
-            if request.done >= request.fresh:
+            decodes = request.done >= request.fresh
+            if decodes:
                 request.decoded += tokens * self._times
             request.done += tokens * self._times
+            if self.prefixes is not None and not decodes:
+                self.prefixes.publish(request)
             request.last_ps = time_ps
             if request.first_ps < 0 and request.prompt_rows and request.done >= request.prompt_rows:
                 request.first_ps = time_ps
@@ -232,8 +243,11 @@ class Batcher:
                 context_tokens=request.context_after(0),
                 decode_tokens=request.decoded,
                 preemptions=request.preemptions,
+                reused_tokens=request.reused,
             )
         )
+        if self.prefixes is not None:
+            self.prefixes.publish(request)
         self.pages.give_back(request)
         self.running.remove(request)
         self.steps.forget(request)

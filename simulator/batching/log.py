@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class RequestRecord:
-    """A request that has ended. Times in ps; first_ps: when its prompt was done, -1 where it had none to process."""
+    """A request that has ended. Times in ps; first_ps: when its prompt was done, -1 where it had none to process.
+    reused_tokens: found in the KV cache of its prefix."""
 
     request: int
     order: int
@@ -18,3 +19,4 @@ class RequestRecord:
     context_tokens: int
     decode_tokens: int
     preemptions: int
+    reused_tokens: int = 0

@@ -15,6 +15,7 @@ class Request:
     prompt_tokens, output_tokens  context before its first decoded token, tokens decoded so far
     instance        of the model that it asks, where several are served
     prompt_left     tokens still to be processed before it decodes: of the prompt, and of a lost KV cache; else 0
+    prefix, prefix_tokens  name of the sequence with which it begins, or None, and how many of its tokens are of it
     preemptions     how often it was preempted
     worker          that holds its KV cache, -1 while it waits
 
@@ -26,7 +27,7 @@ class Request:
     __slots__ = (
         *("id", "task", "order", "served", "arrival_ps", "slo_ttft_s", "slo_tpot_s", "prompt_rows", "rows", "base"),
         *("done", "fresh", "decoded", "worker", "preemptions", "swapped_bytes", "start_ps", "first_ps", "last_ps"),
-        *("prompt", "decode", "bound", "blobs", "guesses", "chunk", "prepared"),
+        *("prefix", "prefix_tokens", "reused", "prompt", "decode", "bound", "blobs", "guesses", "chunk", "prepared"),
     )
 
     def __init__(
@@ -37,9 +38,12 @@ class Request:
         synthetic_prefill: bool,
         task: str | None,
         slo_s: tuple[float | None, float | None] = (None, None),
+        prefix: tuple[str | None, int] = (None, 0),
     ) -> None:
         self.order, self.served, self.id, self.arrival_ps, self.task = order, served, served.id, arrival_ps, task
         self.slo_ttft_s, self.slo_tpot_s = slo_s
+        self.prefix, self.prefix_tokens = prefix
+        self.reused = 0  # tokens of its prefix that it found computed
         routed, decode_tokens = bool(served.routed_prompt_tokens), served.decode_tokens
         self.prompt_rows = served.prompt_rows if routed else served.prompt_tokens if synthetic_prefill else 0
         self.rows = self.prompt_rows + decode_tokens

@@ -8,6 +8,7 @@ from simulator.batching.pages import KvPages
 from simulator.plan import Plan
 from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.scenario import ScenarioError, Settings
+from simulator.tasks import prefix_of
 from simulator.unrecorded import slo_s
 
 
@@ -56,5 +57,12 @@ def check(plan: Plan, policy: SchedulingPolicy, settings: Settings) -> None:
                     f"slo_ttft_s is set, but the prompt of request {request.id} was not recorded; expected"
                     " workload.synthetic_prefill=true, or a trace with prompts."
                 )
+    if settings.prefix_cache and policy.preempt == "swap":
+        raise ScenarioError("settings.prefix_cache is true and policy.scheduling.preempt swap; expected recompute.")
+    if settings.prefix_cache and all(prefix_of(plan, order)[0] is None for order in range(len(plan.served))):
+        raise ScenarioError(
+            "settings.prefix_cache is true, but no request names a prefix; expected a workload.file with the columns"
+            " prefix and prefix_tokens."
+        )
     if settings.kv_page_tokens < 1:
         raise ScenarioError(f"settings.kv_page_tokens is {settings.kv_page_tokens}; expected at least 1.")

@@ -50,6 +50,7 @@ def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]
                 "queued_s": seconds(record.start_ps - record.arrival_ps),
                 "preemptions": record.preemptions,
                 "slo_met": _met((ttft_s, slo_ttft_s), (tpot_s, slo_tpot_s)),
+                **({"reused_tokens": record.reused_tokens} if batcher.prefixes is not None else {}),
             }
         )
     return rows
@@ -105,4 +106,6 @@ def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) ->
         "preemptions": sum(row["preemptions"] for row in rows),
         "kv_peak_bytes": sum(batcher.pages.peak_bytes),
     }
+    if batcher.prefixes is not None:
+        found["reused_tokens"] = sum(row["reused_tokens"] for row in rows)
     return found

@@ -16,6 +16,7 @@ from traces.schema import RequestInfo
 from traces.workloads.recorded import FOLDER
 from traces.workloads.requests import (
     OPEN,
+    PREFIX,
     SLOS,
     RequestList,
     WorkloadError,
@@ -38,6 +39,7 @@ COLUMNS = (
     "client",
     "think_s",
     *SLOS,
+    *PREFIX,
 )
 
 
@@ -63,7 +65,7 @@ def read_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo]) ->
 
     Missing: trace_request (the trace's requests in turn, those of the row's task if there is one), prompt_tokens and
     decode_tokens (as the trace's request), arrival_s (at once), tenant, client, think_s (none), slo_ttft_s, slo_tpot_s
-    (NaN). Raises WorkloadError.
+    (NaN), prefix, prefix_tokens (none). Raises WorkloadError.
     """
     path = Path(path).expanduser()
     columns = read_columns(path)
@@ -101,6 +103,8 @@ def read_requests(path: str | os.PathLike[str], trace: Sequence[RequestInfo]) ->
         task=tuple(given if given is not None else info.task for given, info in zip(tasks, chosen, strict=True)),
         tenant=_texts(columns.get("tenant"), count),
         client=_integers(columns.get("client", np.full(count, OPEN)), where, "client", empty=OPEN),
+        prefix=_texts(columns.get("prefix"), count),
+        prefix_tokens=_integers(columns.get("prefix_tokens", np.zeros(count)), where, "prefix_tokens", empty=0),
         **{name: _numbers(columns.get(name, np.full(count, np.nan)), where, name) for name in ("think_s", *SLOS)},
     )
     check_requests(requests, trace, where)
@@ -116,7 +120,7 @@ def write_requests(requests: RequestList, path: str | os.PathLike[str]) -> None:
     missing["client"] = requests.client == OPEN
     arrays = {}
     for name in COLUMNS:
-        if name in SLOS and missing[name].all():
+        if requests.leaves_out(name):
             continue
         values = getattr(requests, name)
         arrays[name] = (

@@ -14,6 +14,7 @@ from traces.schema import RequestInfo, TraceError
 MOST_TOKENS = 2**31 - 1  # of a request: positions are int32
 MOST_S = 1e9  # of a time: three decades
 SLOS = ("slo_ttft_s", "slo_tpot_s")
+PREFIX = ("prefix", "prefix_tokens")
 OPEN = -1  # client of a request that arrives whatever happens to the others
 
 
@@ -36,6 +37,8 @@ class RequestList:
     think_s        float64 [N], NaN where client is -1
     slo_ttft_s, slo_tpot_s  float64 [N], what it may take to its first token and on average for each one after it; NaN:
                    what the run says. Left out: NaN for all
+    prefix         [N] name of the sequence with which its tokens begin (prompt, then answer), or None
+    prefix_tokens  int64 [N], how many of them are of that sequence, 0 without one. Left out: none for all
     """
 
     arrival_s: np.ndarray
@@ -48,11 +51,16 @@ class RequestList:
     think_s: np.ndarray
     slo_ttft_s: np.ndarray = field(default_factory=lambda: np.empty(0))
     slo_tpot_s: np.ndarray = field(default_factory=lambda: np.empty(0))
+    prefix: tuple[str | None, ...] = ()
+    prefix_tokens: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         for name in SLOS:
             if not len(getattr(self, name)):
                 object.__setattr__(self, name, np.full(len(self), np.nan))
+        if not self.prefix:
+            object.__setattr__(self, "prefix", (None,) * len(self))
+            object.__setattr__(self, "prefix_tokens", np.zeros(len(self), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -62,12 +70,18 @@ class RequestList:
         """Whether some arrivals follow from the ends of earlier requests."""
         return bool((self.client != OPEN).any())
 
+    def leaves_out(self, column: str) -> bool:
+        """Whether a column that may be left out says nothing of any request."""
+        if column in PREFIX:
+            return not any(name is not None for name in self.prefix)
+        return column in SLOS and bool(np.isnan(getattr(self, column)).all())
+
     def digest(self) -> str:
         """SHA-256 of the content, hexadecimal."""
         content = hashlib.sha256()
         for part in fields(self):
             values = getattr(self, part.name)
-            if part.name in SLOS and np.isnan(values).all():
+            if self.leaves_out(part.name):
                 continue
             content.update(json.dumps(values).encode() if isinstance(values, tuple) else values.tobytes())
         return content.hexdigest()
@@ -115,6 +129,9 @@ def check_requests(requests: RequestList, trace: Sequence[RequestInfo], where: s
         require((tokens >= 0) & (tokens <= MOST_TOKENS), column, f"from 0 to {MOST_TOKENS:,} tokens")
     whole = requests.prompt_tokens + requests.decode_tokens
     require(whole <= MOST_TOKENS, "decode_tokens", f"at most {MOST_TOKENS:,} together with the prompt's tokens")
+    named = np.array([name is not None for name in requests.prefix], dtype=bool)
+    right = (requests.prefix_tokens >= named) & (requests.prefix_tokens <= np.where(named, whole, 0))
+    require(right, "prefix_tokens", "from 1 to the tokens of prompt and answer with a prefix, and 0 or empty without")
     known = np.array([info.id for info in trace], dtype=np.int64)
     require(np.isin(requests.trace_request, known), "trace_request", "the id of a request of the trace")
 

@@ -10,6 +10,8 @@ A mapping with the keys
     tenants        shares by name: each request's tenant is drawn
     slo_ttft_s, slo_tpot_s  seconds that every request may take to its first token and on average for each one after
                    it, or seconds by task, such as {anatomy: 1, astronomy: 5} (null, a task left out: as the run says)
+    prefixes       shares by name, such as {chat: 3, code: 1}: the sequence with which each request begins is drawn
+    prefix_tokens  its length in tokens, one for all or by name; of a shorter request, all of its prompt
 
 A piece is {kind: name, parameters…}, or the name alone. Every piece draws from a generator of its own, so changing one
 leaves the others as they are.
@@ -36,7 +38,8 @@ from traces.workloads.requests import (
     prompt_tokens_of,
 )
 
-KEYS = ("requests", "arrivals", "prompt_tokens", "decode_tokens", "tasks", "tenants", *SLOS)
+PREFIXES = ("prefixes", "prefix_tokens")
+KEYS = ("requests", "arrivals", "prompt_tokens", "decode_tokens", "tasks", "tenants", *SLOS, *PREFIXES)
 ARRIVALS = (arrivals.at_once, arrivals.poisson, arrivals.gamma, arrivals.recorded, arrivals.closed_loop)
 LENGTHS = (lengths.trace, lengths.fixed, lengths.uniform, lengths.lognormal, lengths.recorded, lengths.file)
 MOST = 10_000_000  # requests
@@ -80,6 +83,8 @@ def make_requests(
         made[key] = _piece(node, LENGTHS, f"{where}: '{key}'", key, lengths_of_trace, rng(key))
     arrivals_node = "at_once" if spec.get("arrivals") is None else spec["arrivals"]
     arrival_s, client, think_s = _piece(arrivals_node, ARRIVALS, f"{where}: 'arrivals'", count, rng("arrivals"))
+    prefix = drawn("prefixes")
+    lengths_of_prefix = _prefix_tokens(spec.get("prefix_tokens"), f"{where}: 'prefix_tokens'", prefix)
     requests = RequestList(
         arrival_s=arrival_s,
         **made,
@@ -88,6 +93,8 @@ def make_requests(
         tenant=drawn("tenants"),
         client=client,
         think_s=think_s,
+        prefix=prefix,
+        prefix_tokens=np.minimum(lengths_of_prefix, made["prompt_tokens"]),
         **{name: _slo(spec.get(name), f"{where}: '{name}'", chosen) for name in SLOS},
     )
     check_requests(requests, trace, where)
@@ -139,6 +146,18 @@ def _slo(node: Any, where: str, chosen: Sequence[RequestInfo]) -> np.ndarray:
             near = _near(str(task), sorted(map(str, labels)))
             raise WorkloadError(f"{where}: no request has the task '{task}'{near}")
     return np.array([np.nan if by_task.get(i.task) is None else by_task[i.task] for i in chosen], dtype=np.float64)
+
+
+def _prefix_tokens(node: Any, where: str, names: Sequence[str | None]) -> np.ndarray:
+    """Tokens of each request's prefix, int64 [N], 0 where it has none; `node`: one number for all, or by name."""
+    by_name = node if isinstance(node, Mapping) else dict.fromkeys(names, node)
+    found = [0 if name is None else by_name.get(name) for name in names]
+    for name, tokens in zip(names, found, strict=True):
+        if name is not None and (type(tokens) is not int or tokens < 1):
+            raise WorkloadError(f"{where} must be a whole number from 1 for the prefix '{name}', not {tokens!r}.")
+    if node is not None and not any(name is not None for name in names):
+        raise WorkloadError(f"{where} is given without 'prefixes', shares by name.")
+    return np.array(found, dtype=np.int64)
 
 
 def _drawn(weights: Any, where: str, count: int, rng: np.random.Generator) -> tuple[str | None, ...]:

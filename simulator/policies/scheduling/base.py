@@ -80,7 +80,7 @@ def with_room(view: QueueView, most: int) -> list[Request]:
         room.take(request, request.rows - request.done)
     ready = list(view.running)
     for request in view.waiting:
-        if len(ready) >= most or not room.take(request, request.rows):
+        if len(ready) >= most or not room.take(request, request.rows - request.done):
             break
         ready.append(request)
     return ready

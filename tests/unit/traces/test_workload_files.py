@@ -27,11 +27,12 @@ OPEN = {
     "tenants": {"a": 1, "b": 1},
 }
 HELD = {"requests": 9, "slo_ttft_s": {"law": 0.5, "art, fine": None}}
+ALIKE = {"requests": 9, "prefixes": {"chat": 2, "code": 1}, "prefix_tokens": {"chat": 12, "code": 99}}
 CLOSED = {"requests": 5, "arrivals": {"kind": "closed_loop", "clients": 2, "think_s": 0.25}}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize("spec", [OPEN, CLOSED, HELD])
+@pytest.mark.parametrize("spec", [OPEN, CLOSED, HELD, ALIKE])
 def test_what_is_written_is_what_is_read(tmp_path, spec, suffix):
     requests = make_requests(spec, TRACE, 4)
     write_requests(requests, tmp_path / f"list{suffix}")
@@ -44,6 +45,14 @@ def test_what_requests_may_take_is_said_for_all_or_by_task():
     assert np.isnan(held.slo_tpot_s).all()
     assert make_requests({"requests": 9}, TRACE).digest() != held.digest()
     assert (make_requests({"slo_tpot_s": 2}, TRACE).slo_tpot_s == 2).all()
+
+
+def test_prefixes_are_drawn_and_never_longer_than_the_prompt():
+    alike = make_requests(ALIKE, TRACE)
+    assert set(alike.prefix) == {"chat", "code"}
+    lengths = [12 if name == "chat" else prompt for name, prompt in zip(alike.prefix, alike.prompt_tokens, strict=True)]
+    assert alike.prefix_tokens.tolist() == lengths
+    assert make_requests({"requests": 9}, TRACE).digest() != alike.digest()
 
 
 def test_names_in_a_table_stay_as_they_are_written(tmp_path):
@@ -114,6 +123,8 @@ def test_lengths_can_come_from_a_file(tmp_path):
             "row 1, field 'think_s' must be from 0 to 1,000,000,000 seconds for a client's request, not nan.",
         ),
         ("slo_ttft_s\n0\n", "row 1, field 'slo_ttft_s' must be above 0 and at most 1,000,000,000 seconds, or empty"),
+        ("prefix\nchat\n", "row 1, field 'prefix_tokens' must be from 1 to the tokens of prompt and answer with a pre"),
+        ("prefix,prefix_tokens\n,4\n", "row 1, field 'prefix_tokens' must be from 1 to the tokens of prompt"),
         ("slo_tpot_s\nsoon\n", "column 'slo_tpot_s' must hold numbers."),
         ("task\nmaths\n", "task 'maths' must be one of the trace's (there are: art, fine, law)."),
         ("a,b\n1\n", "the table cannot be read ("),
@@ -157,6 +168,16 @@ def test_a_table_that_cannot_be_is_refused_in_one_sentence_with_the_file(tmp_pat
             "spec.yaml",
             "slo_ttft_s: {anatom: 1}",
             "spec.yaml: 'slo_ttft_s': no request has the task 'anatom'; did you mean 'anatomy'?",
+        ),
+        (
+            "spec.yaml",
+            "prefixes: {chat: 1}",
+            "spec.yaml: 'prefix_tokens' must be a whole number from 1 for the prefix 'chat', not None.",
+        ),
+        (
+            "spec.yaml",
+            "prefix_tokens: 4",
+            "spec.yaml: 'prefix_tokens' is given without 'prefixes', shares by name.",
         ),
         ("list.txt", "", "list.txt: expected a table ending in .csv or .parquet."),
         ("none.csv", None, "none.csv: there is no such file."),
