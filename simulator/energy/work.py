@@ -110,7 +110,7 @@ def _unwrapped(dense: DenseTable) -> tuple[DenseCosts, tuple[bool, ...], str]:
     one new token attend, or empty. Raises EnergyUnknown."""
     on_host: tuple[bool, ...] = ()
     if isinstance(dense, HostedDense):
-        dense, on_host = dense.worker, dense.on_host
+        on_host, dense = dense.on_host, dense.worker
     if not isinstance(dense, DenseCosts):
         raise EnergyUnknown(
             "kernels that move rows to experts and back, and those of several instances, are not counted."
