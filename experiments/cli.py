@@ -177,6 +177,13 @@ def parser() -> argparse.ArgumentParser:
     text = "the measured rows (default: measured/serving.csv in the folder MOESIM_EXTRA_DATA)"
     serving.add_argument("--measured", metavar="FILE.csv", help=text)
     serving.add_argument("--fit", action="store_true", help="fit the engines' constants first (minutes)")
+    rows = recorded.add_parser("runtime-rows", help="runs of the serving runtime beside measured rows")
+    rows.add_argument("--out", required=True, metavar="FOLDER", help="where to write the page, table and figure")
+    rows.add_argument("--measured", metavar="FILE.csv", help=text)
+    rows.add_argument("--rows", type=int, default=80, metavar="N", help="how many to run (default: 80)")
+    rows.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores; 0: this one)")
+    kept = "runs/validation/runtime_rows"
+    rows.add_argument("--runs", default=kept, metavar="FOLDER", help=f"of finished runs (default: {kept})")
     for name in claim_sets():
         _claims(recorded.add_parser(name, help=f"published claims: {name}"))
     own = recorded.add_parser("claims", help="published claims of one's own")

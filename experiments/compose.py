@@ -25,7 +25,8 @@ from experiments.explain import ConfigError, explain, one_sentence
 CONF = Path(__file__).parent / "conf"
 OWN = "own_"  # prefix of the names given to files of one's own
 _ITEM = re.compile(r"'[^']*'|\"[^\"]*\"|[^,]+")
-FREE = re.compile(r"(model|platform|policy\.\w+)\.")  # keys whose own readers refuse unknown names
+# keys whose own readers refuse unknown names
+FREE = re.compile(r"(model|platform|policy\.\w+|pools\.\w+\.scheduling)\.")
 
 
 def choices() -> dict[str, list[str]]:

@@ -31,17 +31,19 @@ def describe(configs: Sequence[dict[str, Any]], workers: int = 1) -> str:
     Raises the one-sentence errors of building the first one.
     """
     from simulator.build import build
+    from simulator.pools.serve import build_pools
 
     first = configs[0]
     lines = []
-    run = build(scenario_from_config(first))
-    for memory, capacity in ((m, m.capacity_bytes) for m in run.memories):
+    scenario = scenario_from_config(first)
+    runs = [build(scenario)] if scenario.pools is None else build_pools(scenario)
+    for memory, capacity in ((m, m.capacity_bytes) for run in runs for m in run.memories):
         lines.append(
             f"# simulated memory of {memory.device}: dense weights {size(memory.dense_bytes)}, KV cache up to"
             f" {size(memory.kv_bytes)}, workspace {size(memory.workspace_bytes)}, experts {size(memory.cache_bytes)};"
             f" {size(capacity)} in all"
         )
-    lines += [f"# remark: {remark}" for remark in run.remarks]
+    lines += [f"# remark: {remark}" for remark in dict.fromkeys(remark for run in runs for remark in run.remarks)]
     tokens = [tokens_of(config) or 0 for config in configs]
     total = sum(tokens)
     token_s, fixed_s = _probe([configs[place] for place in _spread(len(configs))])

@@ -23,6 +23,7 @@ from hwmodels import Platform
 from simulator.layout_choice import LayoutChoice
 from simulator.model import ModelSpec
 from simulator.plan import Workload
+from simulator.pools.spec import NAMES, Pool, Pools
 from simulator.scenario import Scenario, Settings, System
 from simulator.tenants.spec import Tenants
 from traces import Trace, data_path, open_trace
@@ -78,7 +79,20 @@ def scenario_from_config(cfg: Mapping[str, Any]) -> Scenario:
         settings=settings,
         tenants=Tenants(**cfg["tenants"]),
         layout=LayoutChoice(**cfg["layout"]),
+        pools=_pools(cfg),
     )
+
+
+def _pools(cfg: Mapping[str, Any]) -> Pools | None:
+    """The pools of a configuration, None if nothing of them is set."""
+    made = {}
+    for name in NAMES:
+        node, role = cfg["pools"][name], cfg["policy"]["scheduling"]
+        own = node["scheduling"]
+        policy = make_policy({**role, **own}, "scheduling", f"pools.{name}.scheduling") if own else None
+        made[name] = Pool(node["replicas"], LayoutChoice(**node["layout"]), policy)
+    pools = Pools(**made, dealing=cfg["pools"]["dealing"])
+    return None if pools == Pools() else pools
 
 
 def _by_content(read: Callable[..., T]) -> Callable[..., T]:

@@ -41,6 +41,27 @@ WorkloadFields = _fields(Workload)
 LayoutFields = _fields(LayoutChoice)
 SettingsFields = _fields(Settings, _TOP_LEVEL)
 TenantsFields = _fields(Tenants)
+
+
+@dataclass
+class PoolFields:
+    """As `simulator.pools.spec.Pool`; scheduling: parameters of policy/scheduling that differ in this pool."""
+
+    replicas: int = 1
+    layout: LayoutFields = field(default_factory=LayoutFields)  # type: ignore[valid-type]
+    scheduling: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PoolsFields:
+    """As `simulator.pools.spec.Pools`; there are none unless something of them is set."""
+
+    prefill: PoolFields = field(default_factory=PoolFields)
+    decode: PoolFields = field(default_factory=PoolFields)
+    aggregated: PoolFields = field(default_factory=PoolFields)
+    dealing: str = "in_turn"
+
+
 PolicyFields = dataclasses.make_dataclass(
     "Policies", [(role, dict[str, Any], field(default_factory=dict)) for role in roles()]
 )
@@ -119,6 +140,7 @@ class Config:
     uncertainty: UncertaintyFields = field(default_factory=UncertaintyFields)
     settings: SettingsFields = field(default_factory=SettingsFields)  # type: ignore[valid-type]
     tenants: TenantsFields = field(default_factory=TenantsFields)  # type: ignore[valid-type]
+    pools: PoolsFields = field(default_factory=PoolsFields)
 
 
 def register() -> None:

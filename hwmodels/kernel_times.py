@@ -29,6 +29,16 @@ ODD = ("nongated", "min_latency", "fa4", "mmha")
 SOURCES = {"fa2": "flash_attn", "fused_moe": "vllm_fused_moe"}
 """Kernel in the name of a group -> how the column kernel_source spells it, where that differs."""
 
+KINDS = {"Blackwell": "trtllm"}
+"""Architecture -> kernels that engines prefer on it: TensorRT-LLM's, which FlashInfer hands to the others."""
+
+NARROW = {"w4a16_mxfp4": "nvfp4"}
+"""Experts whose measured kernels widen weights -> those taken on the architectures of KINDS. Engines run MXFP4 there
+with 8-bit activations (TensorRT-LLM's W4A8 kernels, for vLLM by VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8), which were not
+measured; those for NVFP4 stream as many bits."""
+
+GRAPHED = ("TRTLLM",)  # whose block-scaled products were measured within CUDA graphs
+
 MLA_HEAD_DIM = 128  # of the kernels for multi-head latent attention that were measured
 
 
@@ -154,25 +164,33 @@ class KernelTimes:
         return _shaped(choice.seconds(rows, self._sheet), work), launch
 
     def choice(self, name: str, dtype: str, plain: bool = False) -> Choice:
-        """The kernel of this engine for a dtype; `plain`: experts of two matrices rather than three."""
+        """The kernel of this engine for a dtype; `plain`: experts of two matrices rather than three.
+
+        On the architectures of KINDS, theirs for attention and for gated experts. Block-scaled products are those of
+        GRAPHED: others were measured with the host that launches them.
+        """
         key = (name, dtype)
         if key not in self.choices:
             kernel, parameters = kernels()[name], fitted(name)
-            group = self._usual(kernel, sorted(parameters.groups), dtype, plain)
+            engine = GRAPHED[0] if (name, dtype) == ("gemm", "fp8_block") else self._engine
+            kind = KINDS.get(self._sheet.architecture, "")
+            group = f"VLLM/{dtype}/{kind}" if name == "moe" else f"{engine}/{kind}/{dtype}"
+            if not kind or plain or group not in parameters.groups:
+                group = self._usual(kernel, engine, sorted(parameters.groups), dtype, plain)
             found = parameters.values(kernel, group, self._sheet)
             assert found is not None  # the group is one of the fitted ones
             values, scale = self._values(kernel, group), self._scale.get(kernel.name, 1.0)
             self.choices[key] = Choice(kernel, group, values, found[1], scale)
         return self.choices[key]
 
-    def _usual(self, kernel: Kernel, groups: list[str], dtype: str, plain: bool) -> str:
+    def _usual(self, kernel: Kernel, engine: str, groups: list[str], dtype: str, plain: bool) -> str:
         mine = [group for group in groups if _dtype(group) == dtype]
-        mine = [group for group in mine if group.startswith(f"{self._engine}/")] or mine
+        mine = [group for group in mine if group.startswith(f"{engine}/")] or mine
         if not mine:
-            text = f"{self._engine}/trtllm/{dtype}" if "+" in dtype else f"{self._engine}/{dtype}/cutlass"
+            text = f"{engine}/trtllm/{dtype}" if "+" in dtype else f"{engine}/{dtype}/cutlass"
             nearest = kernel.fallback(text, groups)
             assert nearest is not None  # there are groups
-            return self._usual(kernel, groups, _dtype(nearest), plain)
+            return self._usual(kernel, engine, groups, _dtype(nearest), plain)
         wanted = [group for group in mine if ("nongated" in group) == plain]
         mine = [group for group in wanted or mine if plain or not set(ODD) & set(group.split("/"))] or mine
         all_devices = fitted(kernel.name).groups
@@ -189,7 +207,10 @@ class KernelTimes:
     ) -> ExpertTimes:
         """Launches of routed experts of this size."""
         bits = 8 * weight_bytes / (matrices * hidden * width)
-        choice = self.choice("moe", _expert_format(bits, dtype, self._sheet), plain=matrices == 2)
+        wanted = _expert_format(bits, dtype, self._sheet)
+        if self._sheet.architecture in KINDS:
+            wanted = NARROW.get(wanted, wanted)
+        choice = self.choice("moe", wanted, plain=matrices == 2)
         return ExpertTimes(choice, self._sheet, hidden, width, matrices, experts, weight_bytes)
 
 
@@ -239,6 +260,8 @@ def _format(bits: float, arithmetic: str, sheet: Datasheet) -> str:
         return "bfloat16"
     if arithmetic == "fp4" and "fp4" in sheet.peak_flop_per_s:
         return "nvfp4"
+    if 8 < bits < 8.1 and arithmetic == "fp8" and "fp8" in sheet.peak_flop_per_s:
+        return "fp8_block"  # with a scale for each block of weights
     if bits > 6:
         return "fp8" if "fp8" in sheet.peak_flop_per_s else "int8_wo"
     return "int4_wo"

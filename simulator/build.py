@@ -154,16 +154,17 @@ class _Builder:
         carry = self._carried()
         guess = None if self.prediction.by_step else self.prediction.guess
         seed = component_seed(settings.seed, "plan")
-        self.plan = Plan(trace, scenario.workload, seed, guess, rewrite, carry, self.identity)
+        self.plan = Plan(trace, scenario.workload, seed, guess, rewrite, carry, self.identity, scenario.portion)
         # the same steps without guesses
-        self.silent = Plan(trace, scenario.workload, seed, None, rewrite, identity=self.identity)
+        self.silent = Plan(trace, scenario.workload, seed, None, rewrite, (), self.identity, scenario.portion)
         self._tasks = tasks_by_request(self.silent)
-        asked, there = scenario.workload.requests, len(self.silent.indices)
+        asked, there = scenario.workload.requests, len(self.silent.known)
         if asked is not None and asked > there:
             self.remarks.append(
                 f"workload.requests asks for {asked}; from workload.first_request on {self.silent.source} has {there}"
             )
-        self.remarks += remarks(self.silent, self.scheduling.lockstep)
+        if scenario.portion is None:  # else they are of the whole
+            self.remarks += remarks(self.silent, self.scheduling.lockstep)
         if not self.scheduling.lockstep:
             check(self.silent, self.scheduling, settings)
         elif settings.prefix_cache:

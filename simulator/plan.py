@@ -21,6 +21,7 @@ from simulator.served import PlanError, Served, served_requests
 from traces import RequestTrace, Trace
 
 if TYPE_CHECKING:
+    from simulator.pools.portion import Portion
     from simulator.tenants.identity import Identity
 
 BLOCK_TOKENS = 128
@@ -117,7 +118,8 @@ class Plan:
     routing of consecutive tokens into blobs to fetch after each layer. `rewrite(request)` is a gating policy's
     (policies/gating/base.py); predictors see its routing. `carry` names what else of the router the steps hold:
     "weights", "probabilities". With an `identity` requests are of several instances, and experts are places in a
-    layer's pool of all of them.
+    layer's pool of all of them. With a `portion` it is those requests and that phase alone, which run as they would
+    among all.
 
     >>> from traces import data_path, open_trace
     >>> trace = open_trace(data_path("gpt_oss_20b.parquet"))
@@ -137,8 +139,10 @@ class Plan:
         rewrite: Rewrite | None = None,
         carry: Collection[str] = (),
         identity: Identity | None = None,
+        portion: Portion | None = None,
     ) -> None:
         self.trace = trace
+        self.portion = portion
         self._rewrite = rewrite
         self._carry = carry
         self._lost: dict[int, np.ndarray] = {}  # of the batch: id of a request's routing -> [tokens, layers, 2]
@@ -159,17 +163,20 @@ class Plan:
         self.served, self.listed = served_requests(trace, workload, entropy if isinstance(entropy, int) else 0)
         if identity is not None:
             self.served = identity.dealt(self.served, self.listed)
-        self.indices = [request.index for request in self.served]
-        if not 0 <= workload.warmup_requests < len(self.indices):
+        self.known = [request.index for request in self.served]  # of the trace, whoever serves them
+        if not 0 <= workload.warmup_requests < len(self.known):
             raise PlanError(
                 f"workload.warmup_requests is {workload.warmup_requests}; expected fewer than the"
-                f" {len(self.indices)} requests that are served."
+                f" {len(self.known)} requests that are served."
             )
         self._binding = Binding(workload.binding, trace, self.served, self._seed, workload.synthetic_prefill)
+        if portion is not None:
+            self.served = portion.of(self.served)
+        self.indices = [request.index for request in self.served]
 
     def training(self, pooled: bool = True) -> Iterator[RequestTrace]:
         """The requests of the trace that are not served, of the instances in turn; `pooled`: by places in the pool."""
-        served = set(self.indices)
+        served = set(self.known)
         for index in range(len(self.trace)):
             if index not in served:
                 request = self.trace.request(index)
@@ -211,7 +218,7 @@ class Plan:
         for slot, served in enumerate(batch):
             slots[served.id] = slot
             prompt, decode = self.bound(served)
-            if prompt is not None:
+            if prompt is not None and not (self.portion is not None and self.portion.decodes):
                 prompts.append(prompt)
             if decode is not None:
                 decodes.append(decode)

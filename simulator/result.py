@@ -53,7 +53,15 @@ def simulate(scenario: Scenario, progress: Callable[[int], None] | None = None) 
     `progress(tokens)` is called for every step. Raises the one-sentence errors of `build` before
     the first event, and InvariantError if the books do not balance afterwards.
     """
-    run = build(scenario, progress)
+    if scenario.pools is not None:
+        from simulator.pools.serve import simulate_pools
+
+        return simulate_pools(scenario, progress)
+    return finish(build(scenario, progress))
+
+
+def finish(run: Run) -> Result:
+    """Let a built run go on to its end. Raises InvariantError if the books do not balance."""
     run_clock(run)
     result = Result(run)
     result.check()
@@ -133,7 +141,7 @@ class Result:
         """The rows of `requests` as plain values."""
         plan, batcher = self.run.plan, self.run.batcher
         if batcher is not None:
-            known = batching.request_rows(batcher, self.warmup_batches)
+            known = batching.request_rows(plan, batcher.log, self.warmup_batches, batcher.prefixes is not None)
             return with_instances(self.run, [list_columns(plan, row["request"]) | row for row in known])
         rows = request_rows(self.records, self.warmup_batches)
         return [row | list_columns(plan, row["request"]) for row in rows]
@@ -144,8 +152,9 @@ class Result:
         slo_attainment, goodput_requests_per_s. Empty for lock-step runs."""
         import pandas as pd
 
-        batcher, rows = self.run.batcher, [row for row in self.request_rows if not row["warmup"]]
-        known = batching.task_rows(batcher, rows, self.summary["makespan_s"]) if batcher is not None else []
+        plan, rows = self.run.plan, [row for row in self.request_rows if not row["warmup"]]
+        served = self.run.batcher is not None
+        known = batching.task_rows(plan, rows, self.summary["makespan_s"]) if served else []
         return pd.DataFrame(known)
 
     @cached_property
@@ -200,7 +209,7 @@ class Result:
         """One row per lane: transfers, bytes asked for, delivered and cancelled, busy time."""
         import pandas as pd
 
-        return pd.DataFrame(link_rows(self.run, seconds(self.duration_ps)))
+        return pd.DataFrame(link_rows(self.run.fabric.lanes, seconds(self.duration_ps)))
 
     @cached_property
     def energy(self) -> pd.DataFrame:
@@ -231,10 +240,11 @@ class Result:
     @cached_property
     def attribution_ps(self) -> dict[str, int]:
         """Picoseconds on the critical path by cause, after warm-up; they sum to the steps' latencies exactly."""
-        measured, waited = self._measured(), self.records.mapping("waited_ps")
+        measured, waited = self.measured, self.records.mapping("waited_ps")
         return {name: int(ps[measured].sum()) for name, (ps, there) in waited.items() if there[measured].any()}
 
-    def _measured(self) -> np.ndarray:
+    @property
+    def measured(self) -> np.ndarray:
         """Which steps are after the warm-up, bool [steps]."""
         found: np.ndarray = self.records.column("batch") >= self.warmup_batches
         return found
@@ -242,7 +252,7 @@ class Result:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Plain values for a table or JSON; warm-up is left out, None where something does not apply."""
-        records, measured = self.records, self._measured()
+        records, measured = self.records, self.measured
         prefill = measured & records.column("prefill")
         decode = measured & ~prefill
         latency_ps = records.column("end_ps") - records.column("start_ps")
@@ -290,13 +300,13 @@ class Result:
             **self._quality(),
             **instance_figures(self.run, records, measured),
             **asdict(self.bounds),
-            **_intervals(self.draws),
+            **intervals(self.draws),
             **self.run.ranks.facts(),
         }
 
     def _served(self, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
         assert self.run.batcher is not None
-        return batching.figures(self.run.batcher, rows, decode_tokens)
+        return batching.figures(rows, decode_tokens, sum(self.run.batcher.pages.peak_bytes))
 
     def _quality(self) -> dict[str, float | None]:
         """Share of gate weight that did not run as the router chose; None where the system changes nothing."""
@@ -374,7 +384,7 @@ def _merged(run: Run) -> RecordLog[StepRecord]:
     return first
 
 
-def _intervals(draws: list[dict[str, Any]]) -> dict[str, float | None]:
+def intervals(draws: list[dict[str, Any]]) -> dict[str, float | None]:
     """Metric -> 5th and 95th percentile over draws, as `<metric>_p5` and `<metric>_p95`; None where it is missing."""
     found: dict[str, float | None] = {}
     for name in [name for name in (draws or [{}])[0] if name != "draw"]:

@@ -24,6 +24,8 @@ from simulator.policies.prefetch.base import PrefetchPolicy
 from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.policies.scheduling.lockstep import Lockstep
 from simulator.policies.slots.base import SlotsPolicy
+from simulator.pools.portion import Portion
+from simulator.pools.spec import Pools
 from simulator.tenants.spec import Tenants
 from traces import Trace
 
@@ -111,7 +113,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything a run depends on."""
+    """Everything a run depends on. `portion`: what it serves of the workload, where it is a replica of a pool."""
 
     model: ModelSpec
     trace: Trace
@@ -121,6 +123,8 @@ class Scenario:
     settings: Settings = field(default_factory=Settings)
     layout: LayoutChoice = field(default_factory=LayoutChoice)
     tenants: Tenants = field(default_factory=Tenants)
+    pools: Pools | None = None
+    portion: Portion | None = None
 
 
 def check_fit(model: ModelSpec, trace: Trace) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulator.build import Run
-from simulator.engine import PS_PER_S, seconds
+from simulator.engine import PS_PER_S, Lane, seconds
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.worker import StepRecord
 
@@ -168,10 +168,10 @@ def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
     return rows
 
 
-def link_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
+def link_rows(lanes: Iterable[Lane], total_s: float) -> list[dict[str, Any]]:
     """A row for each lane."""
     rows = []
-    for lane in run.fabric.lanes:
+    for lane in lanes:
         rows.append(
             {
                 "lane": lane.name,

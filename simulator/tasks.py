@@ -26,5 +26,5 @@ def tasks_by_request(plan: Plan) -> dict[int, str | None]:
 
 def training_tasks(plan: Plan) -> Iterator[str | None]:
     """Labels of the requests that are not served, in the order of `Plan.training`."""
-    served = set(plan.indices)
+    served = set(plan.known)
     return (info.task for index, info in enumerate(plan.trace.requests) if index not in served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.energy import PARTS
+from simulator.pools.spec import NAMES as POOLS
 
 # what the critical path waited for, in words
 CAUSES = {
@@ -121,6 +122,12 @@ def _served(s: dict[str, Any]) -> list[tuple[str, str]]:
         rate = f"{s['goodput_requests_per_s']:.4g} requests/s"
         rows.append(("goodput", f"{rate}; {percent(s['slo_attainment'])} of requests met their SLO"))
     rows.append(("KV cache", f"{size(s['kv_peak_bytes'])} at the peak, {s['preemptions']} preemptions"))
+    rates = [f"{name} {percent(s[key])}" for name in POOLS if s.get(key := f"{name}_utilisation") is not None]
+    if rates:
+        rows.append(("time in steps", ", ".join(rates)))
+    if s.get("kv_transfer_mean_s") is not None:
+        times = f"{seconds(s['kv_transfer_mean_s'])} mean, {seconds(s['kv_transfer_p99_s'])} p99"
+        rows.append(("KV transfer", f"{times}, {size(s['kv_transfer_bytes'])} in all"))
     if s.get("instances"):
         held = f"{size(s['distinct_expert_bytes'])} of distinct experts, {size(s['dense_bytes'])} of other weights"
         rows.append(("instances", f"{s['instances']}: {held}"))

@@ -20,6 +20,7 @@ from experiments import catalogue, schema
 from experiments.compose import choices, chosen
 from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
+from simulator.pools.spec import Pool, Pools
 from simulator.scenario import Settings
 from simulator.tenants.spec import Tenants
 from traces.synthesis.recipe import Recipe
@@ -31,6 +32,13 @@ DESCRIBED_BY = {  # whose docstrings tell of the keys below these
     "settings": Settings,
     "layout": LayoutChoice,
     "tenants": Tenants,
+    "pools": Pools,
+    "pools.prefill": Pool,
+    "pools.prefill.layout": LayoutChoice,
+    "pools.decode": Pool,
+    "pools.decode.layout": LayoutChoice,
+    "pools.aggregated": Pool,
+    "pools.aggregated.layout": LayoutChoice,
     "uncertainty": schema.UncertaintyFields,
 }
 # Documented modules; of a package without `__all__`, and of those in INSIDE, the modules within it too.

@@ -17,10 +17,10 @@ PHONE_FILES = ("phone.md", "phone.png", "phone.pdf", "phone_tokens.csv", "oneplu
 
 def main(options: argparse.Namespace) -> int:
     """Write the tables of one kind of check to a folder that is new or its own."""
-    if options.action == "serving-rows":
+    if options.action in ("serving-rows", "runtime-rows"):
         from experiments.commands import validate_serving
 
-        return validate_serving.main(options)
+        return validate_serving.main(options) if options.action == "serving-rows" else validate_serving.runs(options)
     if options.action == "synthesis":
         return synthesis(options)
     if options.action == "phone":

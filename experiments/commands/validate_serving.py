@@ -1,9 +1,10 @@
-"""`moesim validate serving-rows`: measured serving beside predictions, or fitting the constants of engines to it."""
+"""`moesim validate serving-rows | runtime-rows`: measured serving beside predictions, or beside runs."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from experiments.explain import ConfigError
@@ -33,6 +34,34 @@ def main(options: argparse.Namespace) -> int:
     (out / PAGE).write_text(page(rows), encoding="utf-8")
     write_table(summary(rows), out / TABLE)
     draw(rows, out)
+    print(overview(rows))
+    print(f"written to {out}")
+    return 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """Run measured rows, and write the page, its table and figure to a folder that is new or its own."""
+    from experiments.commands.sweep import INTERRUPTED, live
+    from experiments.serving.measured import read_measured
+    from experiments.serving.runtime_report import FIGURE, PAGE, TABLE, draw, overview, page, summary
+    from experiments.serving.runtime_rows import run_rows
+
+    out, kept = Path(options.out), Path(options.runs)
+    check_folder(out, (PAGE, TABLE, FIGURE), mark=PAGE)
+    if options.rows < 1:
+        raise ConfigError(f"--rows is {options.rows}; expected at least 1.")
+    try:
+        with live(False) as report:
+            rows = run_rows(read_measured(_source(options.measured)), kept, options.rows, options.workers, report)
+    except KeyboardInterrupt:
+        print("interrupted; the finished runs are kept, and the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    if not (rows["reason"] == "").any():
+        raise ConfigError(f"no row of this table can be run; the first one: {rows['reason'].iloc[0]}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PAGE).write_text(page(rows), encoding="utf-8")
+    write_table(summary(rows), out / TABLE)
+    draw(rows, out / FIGURE)
     print(overview(rows))
     print(f"written to {out}")
     return 0

@@ -89,6 +89,7 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "dgx_v100": "8 × V100 32 GB",  # noqa: RUF001
         "dgx_a100_40": "8 × A100 40 GB",  # noqa: RUF001
         "a100_40_x4": "4 × A100 40 GB",  # noqa: RUF001
+        "dgx_b200": "8 × B200",  # noqa: RUF001
         "dgx_h100": "8 × H100",  # noqa: RUF001
         "two_dgx_h100": "2 nodes of 8 × H100",  # noqa: RUF001
         "two_rtx_3090": "2 × RTX 3090",  # noqa: RUF001

@@ -29,15 +29,19 @@ def find_model(name: str) -> ModelSpec:
         if not path.exists():
             raise ConfigError(f"{name}: there is no such file.")
         return import_config(path).spec
-    if path.suffix in (".yaml", ".yml"):
-        return _read(name)
+    return read_preset(name if path.suffix in (".yaml", ".yml") else find_preset(name))
+
+
+@cache
+def find_preset(name: str) -> str:
+    """The name in the zoo of a model on the hub. Raises ConfigError if there is none."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.split("/")[-1].lower()).strip("_").removeprefix("meta_")
     zoo = choices()["model"]
     fitting = [known for known in zoo if plain == known or _is_variant(plain, known)]
     if not fitting:
         hint = did_you_mean(plain, zoo)
         raise ConfigError(f"there is no model '{name}'{hint}")
-    return _read(max(fitting, key=len))
+    return max(fitting, key=len)
 
 
 def _is_variant(plain: str, known: str) -> bool:
@@ -49,5 +53,7 @@ def _is_variant(plain: str, known: str) -> bool:
     return first and all(VARIANTS.fullmatch(part) for part in rest)
 
 
-def _read(name: str) -> ModelSpec:
+@cache
+def read_preset(name: str) -> ModelSpec:
+    """A model of the zoo, or of a YAML."""
     return ModelSpec.from_mapping(OmegaConf.to_container(load("model", name), resolve=True), name)

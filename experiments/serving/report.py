@@ -33,7 +33,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     named = named_rows(rows)
     parts = [
-        {**dict(zip([*GROUP, "side"], key, strict=True)), **_errors(part)}
+        {**dict(zip([*GROUP, "side"], key, strict=True)), **errors_of(part)}
         for key, part in named.groupby([*GROUP, "side"])
     ]
     return pd.DataFrame(parts)
@@ -58,10 +58,10 @@ def page(rows: pd.DataFrame) -> str:
     cells = [(" / ".join(str(part) for part in key[1:]), part) for key, part in agg[agg["side"] == held].groupby(GROUP)]
     fields = {
         "goals": _goals(moe[moe["side"] == held]),
-        "agg": _table("aggregated rows", totals),
-        "disagg": _table("disaggregated rows", apart),
+        "agg": table_of_errors("aggregated rows", totals),
+        "disagg": table_of_errors("disaggregated rows", apart),
         "left out": _lines("constants fitted without", [(_out_name(e), e) for e in _left_out_errors()]),
-        "cells": _table("model / GPU / engine / precision, held out", cells),
+        "cells": table_of_errors("model / GPU / engine / precision, held out", cells),
     }
     text = TEXT.read_text(encoding="utf-8")
     for name, table in fields.items():
@@ -74,7 +74,7 @@ def overview(rows: pd.DataFrame) -> str:
     named = named_rows(rows)
     held = named[(named["mode"] == "agg") & named["model"].str.startswith(MOE) & (named["side"] == "held out")]
     parts = [
-        ("MoE, held out", _errors(held)),
+        ("MoE, held out", errors_of(held)),
         *((_out_name(e), e) for e in _left_out_errors() if "any" in e["left_out"]),
     ]
     return "\n".join(
@@ -107,7 +107,8 @@ def named_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def _errors(rows: pd.DataFrame) -> dict[str, Any]:
+def errors_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """Rows, of which answered, mean and median of absolute errors and the median of signed ones, as shares."""
     found: dict[str, Any] = {"rows": len(rows), "answered": int((rows["reason"] == "").sum())}
     for name in ("tpot", "ttft"):
         error = rows[f"{name}_error"].dropna()
@@ -121,7 +122,7 @@ def _errors(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _goals(rows: pd.DataFrame) -> str:
     """What was asked of held-out aggregated MoE rows, and whether it is reached."""
-    found = _errors(rows)
+    found = errors_of(rows)
     lines = ["| held-out aggregated MoE rows | goal | here | | rival |", "|---|---:|---:|---|---:|"]
     for key, (goal, rival) in GOALS.items():
         name = f"{key[:4].upper()}, {key[5:]}"
@@ -132,8 +133,9 @@ def _goals(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _table(title: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> str:
-    return _lines(title, [(name, _errors(rows)) for name, rows in parts if len(rows)])
+def table_of_errors(title: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> str:
+    """The errors of each part of a table, as Markdown."""
+    return _lines(title, [(name, errors_of(rows)) for name, rows in parts if len(rows)])
 
 
 def _lines(title: str, parts: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
@@ -171,7 +173,9 @@ def write_engines(
                     for version, factors in engine.versions.items()
                 },
                 "disagg": {key: _short(value) for key, value in engine.disagg.items()},
-                "errors": {str(side): _errors(part) for side, part in named[named["backend"] == name].groupby("side")},
+                "errors": {
+                    str(side): errors_of(part) for side, part in named[named["backend"] == name].groupby("side")
+                },
             }
             for name, engine in constants.items()
         },
@@ -190,7 +194,7 @@ def _left_out(rows: pd.DataFrame) -> list[dict[str, Any]]:
         mine = out["kind"] == kind
         parts += [(kind, "any, MoE", out[mine & moe]), (kind, "any, dense", out[mine & ~moe])]
         parts += [(kind, name, part) for name, part in out[mine].groupby("left_out")]
-    return [{"kind": kind, "left_out": name, **_errors(part)} for kind, name, part in parts]
+    return [{"kind": kind, "left_out": name, **errors_of(part)} for kind, name, part in parts]
 
 
 def _short(value: float) -> float:

@@ -22,6 +22,9 @@ class Arrivals:
         self._pending: dict[int, deque[int]] = {}  # client -> requests whose time is not known
         self._heap: list[tuple[int, int]] = []
         self._next = 0
+        if plan.portion is not None:
+            self._open_ps, self._open = plan.portion.arrivals()
+            return
         if listed is None:
             self._open_ps, self._open = np.zeros(count, dtype=np.int64), np.arange(count)
             return

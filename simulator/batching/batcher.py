@@ -160,6 +160,8 @@ class Batcher:
         synthetic, prefix = plan.workload.synthetic_prefill, prefix_of(plan, order)
         request = Request(order, served, arrival_ps, synthetic, task, slo_s(plan, order), prefix)
         request.last_ps = arrival_ps
+        if plan.portion is not None:
+            plan.portion.begin(request)
         if request.rows:
             self.waiting.append(request)
         else:  # nothing to process
@@ -243,6 +245,7 @@ class Batcher:
                 context_tokens=request.context_after(0),
                 decode_tokens=request.decoded,
                 preemptions=request.preemptions,
+                worker=request.worker,
                 reused_tokens=request.reused,
             )
         )

@@ -49,12 +49,12 @@ class KvPages:
     def take(self, request: Request, tokens: int) -> bool:
         """Make a request's KV cache long enough for so many more tokens; False if there is no room.
 
-        One that holds nothing yet goes to the worker with the most room.
+        One that holds nothing yet goes to its home, or without one to the worker with the most room.
         """
         free = self.free_bytes
         held = self._held.get(request)
         if held is None:
-            held = max(range(len(free)), key=free.__getitem__), 0
+            held = (request.home if request.home >= 0 else max(range(len(free)), key=free.__getitem__)), 0
         worker, size = held
         wanted = self.bytes_of(request.context_after(tokens))
         if wanted - size > free[worker]:

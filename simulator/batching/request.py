@@ -18,6 +18,7 @@ class Request:
     prefix, prefix_tokens  name of the sequence with which it begins, or None, and how many of its tokens are of it
     preemptions     how often it was preempted
     worker          that holds its KV cache, -1 while it waits
+    home            the worker that has to hold it, -1 for any
 
     `base` tokens of context have no routing and are there from the start. Of rows, the tokens that have routing:
     `prompt_rows` of the prompt, `rows` in all, `done` of which the KV cache holds the result; up to `fresh` they are
@@ -27,7 +28,8 @@ class Request:
     __slots__ = (
         *("id", "task", "order", "served", "arrival_ps", "slo_ttft_s", "slo_tpot_s", "prompt_rows", "rows", "base"),
         *("done", "fresh", "decoded", "worker", "preemptions", "swapped_bytes", "start_ps", "first_ps", "last_ps"),
-        *("prefix", "prefix_tokens", "reused", "prompt", "decode", "bound", "blobs", "guesses", "chunk", "prepared"),
+        *("prefix", "prefix_tokens", "reused", "home", "prompt", "decode", "bound", "blobs", "guesses", "chunk"),
+        "prepared",
     )
 
     def __init__(
@@ -50,7 +52,7 @@ class Request:
         self.base = served.prompt_tokens - self.prompt_rows
         self.done = self.decoded = self.preemptions = self.swapped_bytes = 0
         self.fresh = self.prompt_rows
-        self.worker = self.start_ps = self.first_ps = self.last_ps = self.chunk = -1
+        self.worker = self.home = self.start_ps = self.first_ps = self.last_ps = self.chunk = -1
         self.prompt: RequestTrace | None = None
         self.decode: RequestTrace | None = None
         self.bound = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from simulator.batching.batcher import Batcher
+from simulator.batching.log import RequestRecord
 from simulator.engine import seconds
+from simulator.plan import Plan
 from simulator.tasks import task_of
 from simulator.unrecorded import slo_s
 
@@ -25,10 +27,13 @@ FIGURES = (
 """Names in the summary that only such runs fill. Times of requests from arrival on."""
 
 
-def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]:
-    """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO."""
-    plan, rows = batcher.plan, []
-    for record in sorted(batcher.log, key=lambda record: record.order):
+def request_rows(
+    plan: Plan, log: Iterable[RequestRecord], warmup_requests: int, prefixes: bool = False
+) -> list[dict[str, Any]]:
+    """A row for each request, in their order. Missing: ttft_s without a prompt to process, slo_met without SLO.
+    `prefixes`: whether the KV cache of shared ones was kept."""
+    rows = []
+    for record in sorted(log, key=lambda record: record.order):
         first_ps = record.first_ps if record.first_ps >= 0 else record.start_ps
         ttft_s = seconds(record.first_ps - record.arrival_ps) if record.first_ps >= 0 else None
         tpot_s = seconds(record.end_ps - first_ps) / record.decode_tokens if record.decode_tokens else None
@@ -50,15 +55,15 @@ def request_rows(batcher: Batcher, warmup_requests: int) -> list[dict[str, Any]]
                 "queued_s": seconds(record.start_ps - record.arrival_ps),
                 "preemptions": record.preemptions,
                 "slo_met": _met((ttft_s, slo_ttft_s), (tpot_s, slo_tpot_s)),
-                **({"reused_tokens": record.reused_tokens} if batcher.prefixes is not None else {}),
+                **({"reused_tokens": record.reused_tokens} if prefixes else {}),
             }
         )
     return rows
 
 
-def task_rows(batcher: Batcher, rows: list[dict[str, Any]], makespan_s: float | None) -> list[dict[str, Any]]:
+def task_rows(plan: Plan, rows: list[dict[str, Any]], makespan_s: float | None) -> list[dict[str, Any]]:
     """A row for each task among the rows of requests, by name (None last): how many, how long, which met their SLO."""
-    labels = [task_of(batcher.plan, row["batch"]) for row in rows]
+    labels = [task_of(plan, row["batch"]) for row in rows]
     found = []
     for task in sorted(set(labels), key=lambda label: (label is None, str(label))):
         some = [row for row, label in zip(rows, labels, strict=True) if label == task]
@@ -79,7 +84,7 @@ def _met(*pairs: tuple[float | None, float | None]) -> bool | None:
     return all(value is None or value <= most for value, most in asked) if asked else None
 
 
-def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
+def figures(rows: list[dict[str, Any]], decode_tokens: int, kv_peak_bytes: int) -> dict[str, Any]:
     """Of the rows after the warm-up: rates over the time from the first arrival to the last end, TPOT by request."""
     found: dict[str, Any] = dict.fromkeys(FIGURES)
     if not rows:  # all of the warm-up, or without tokens
@@ -104,8 +109,8 @@ def figures(batcher: Batcher, rows: list[dict[str, Any]], decode_tokens: int) ->
         "queued_mean_s": float(np.mean(columns["queued_s"])),
         "tpot_mean_s": float(np.mean(columns["tpot_s"])) if columns["tpot_s"] else None,
         "preemptions": sum(row["preemptions"] for row in rows),
-        "kv_peak_bytes": sum(batcher.pages.peak_bytes),
+        "kv_peak_bytes": kv_peak_bytes,
     }
-    if batcher.prefixes is not None:
+    if "reused_tokens" in rows[0]:
         found["reused_tokens"] = sum(row["reused_tokens"] for row in rows)
     return found

@@ -65,8 +65,9 @@ class Measured:
 def account(run: Run, measured: Measured) -> list[Entry]:
     """All entries, warm-up included. Raises EnergyUnknown if a constant is missing that the run needs, or where work is
     not counted."""
-    if not run.bounded:
-        raise EnergyUnknown("work is not counted bottom up where layers stream")
+    if not run.bounded or run.scenario.pools is not None or run.scenario.portion is not None:
+        where = "in pools of several runs" if run.bounded else "where layers stream"
+        raise EnergyUnknown(f"work is not counted bottom up {where}")
     entries = [*_computed(run), *_copied(run, measured), *_summed(run), *_background(run, measured)]
     return [entry for entry in entries if entry.amount]
 

@@ -37,7 +37,7 @@ class Shares:
     def dense_bytes(self, stage: int) -> int:
         """Of all that is not a routed expert, what a GPU of a stage holds."""
         part = self.part
-        layers = [layer for layer in self._layers(stage) if layer not in self._hosted]
+        layers = [layer for layer in self.layers(stage) if layer not in self._hosted]
         if self._ranks.stages == 1:
             return part.dense_bytes - sum(part.layer_dense_bytes(layer) for layer in self._hosted)
         held = sum(part.layer_dense_bytes(layer) for layer in layers)
@@ -51,9 +51,9 @@ class Shares:
         """KV cache of a sequence on a GPU of a stage; None: of the stage where it takes most."""
         if stage is None:
             return max(self.kv_bytes(tokens, each) for each in range(self._ranks.stages))
-        return self.part.kv_bytes(tokens, [layer for layer in self._layers(stage) if layer not in self._hosted])
+        return self.part.kv_bytes(tokens, [layer for layer in self.layers(stage) if layer not in self._hosted])
 
-    def _layers(self, stage: int) -> range:
+    def layers(self, stage: int) -> range:
         """A stage's layers: up to its last routed one, and in the last stage all the rest."""
         routed, stages = self.model.moe_layers, self._ranks.stages
         ends = [0]

@@ -10,10 +10,9 @@ import numpy as np
 from hwmodels import roofline
 from hwmodels.datasheet import find_datasheet
 from hwmodels.device import Device
-from hwmodels.kernel_times import Choice, KernelTimes
-from hwmodels.kernels import Kernel, kernels
+from hwmodels.kernel_times import KINDS, NARROW, KernelTimes
+from hwmodels.kernels import Kernel
 from hwmodels.operators import Array, Work
-from hwmodels.predict import fitted
 from simulator.layout import Layout
 from simulator.model import ModelSpec
 from simulator.serving.precision import BITS, Precision
@@ -22,15 +21,6 @@ ROUTING = "power_law_1.01"
 """How tokens are taken to spread over experts: the milder of the two skewed routings that were measured."""
 
 SMALL_KERNEL_S = 2e-6  # a norm or an activation of few tokens within a CUDA graph; assumed, half a launch from a host
-KINDS = {"Blackwell": "trtllm"}
-"""Architecture -> kernels that engines prefer on it: TensorRT-LLM's, which FlashInfer hands to the others."""
-
-NARROW = {"w4a16_mxfp4": "nvfp4"}
-"""Experts whose measured kernels widen weights -> those taken on the architectures of KINDS. Engines run MXFP4 there
-with 8-bit activations (TensorRT-LLM's W4A8 kernels, for vLLM by VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8), which were not
-measured; those for NVFP4 stream as many bits."""
-
-GRAPHED = ("TRTLLM",)  # whose block-scaled products were measured within CUDA graphs
 HOST_S = 1e-9  # no host is waited for when a graph is replayed
 
 
@@ -55,32 +45,6 @@ class ServingKernels(KernelTimes):
         )
         super().__init__(self.device)
         self.sheet, self.precision = sheet, precision
-
-    def choice(self, name: str, dtype: str, plain: bool = False) -> Choice:
-        """As KernelTimes.choice, but block-scaled where the precision says so, and with no host to wait for.
-
-        On Blackwell those of KINDS are taken, which all engines call there, for attention and for gated experts.
-        """
-        if name == "gemm" and dtype == "fp8" and self.precision.gemm == "fp8_block":
-            dtype = "fp8_block"
-            if self._engine not in GRAPHED:
-                return KernelTimes.choice(self._graphed, name, dtype, plain)
-        key = (name, dtype)
-        preferred = KINDS.get(self.sheet.architecture, "")
-        group = f"VLLM/{dtype}/{preferred}" if name == "moe" else f"{self._engine}/{preferred}/{dtype}"
-        if key not in self.choices and preferred and not plain and group in fitted(name).groups:
-            kernel = kernels()[name]
-            found = fitted(name).values(kernel, group, self._sheet)
-            assert found is not None  # the group is one of the fitted ones
-            self.choices[key] = Choice(kernel, group, self._values(kernel, group), found[1])
-        return super().choice(name, dtype, plain)
-
-    @property
-    def _graphed(self) -> KernelTimes:
-        if "graphed" not in self.__dict__:
-            self.__dict__["graphed"] = ServingKernels(self.device.datasheet, GRAPHED[0], self.precision)
-        found: KernelTimes = self.__dict__["graphed"]
-        return found
 
     def _values(self, kernel: Kernel, group: str) -> Mapping[str, float]:
         values = super()._values(kernel, group)

@@ -19,7 +19,7 @@ from simulator.policies.execution.near_all import AllNear
 from simulator.policies.pipeline.dynamic_gating import DynamicGating
 from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.scheduling.continuous import Continuous
-from simulator.result import Result
+from simulator.result import Result, simulate
 from tests.helpers import (
     EXPERT_BYTES,
     HIDDEN,
@@ -34,6 +34,7 @@ from tests.helpers import (
 )
 from tests.limits.energy_check import priced
 from tests.limits.test_near_memory import machine
+from tests.unit.pools.test_pools import scenario, two
 
 MODEL = replace(tiny_model(4, 8, 2), attention={"full": AttentionSpec(heads=8, kv_heads=8, head_dim=4)})
 BATCH = Workload(requests=4, batch_size=4)
@@ -145,6 +146,19 @@ def test_what_is_not_counted_is_said():
     assert "kernels that move rows to experts and back" in gated.provenance["energy"]
     for result in (exchanged, gated):
         assert result.summary["energy_bottom_up_j"] is None
+
+
+def test_pools_go_by_power(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.unit.pools.test_pools.tiny_platform", lambda n: priced(tiny_platform(n)))
+    result = simulate(scenario(tmp_path, [0.0, 0.5], two(), carbon_g_per_kwh="360"))
+    summary = result.summary
+    watts = 2 * 5 + 7 + 2  # idle; none states more while it is busy
+    assert "in pools of several runs" in result.provenance["energy"]
+    assert len(result.energy) == 0
+    assert summary["energy_j"] == summary["energy_by_power_j"]
+    assert summary["energy_bottom_up_j"] is None
+    assert summary["carbon_g"] == pytest.approx(summary["energy_j"] / 1e4, rel=1e-12)
+    assert summary["energy_j"] == pytest.approx(watts * result.duration_ps / 1e12, rel=1e-9)
 
 
 # ---- units near memory

@@ -102,6 +102,7 @@ class Asked:
     def __init__(self, prefix, prefix_tokens, rows):
         self.prefix, self.prefix_tokens, self.rows, self.fresh = prefix, prefix_tokens, rows, rows
         self.base = self.done = self.instance = 0
+        self.home = -1
 
     def context_after(self, tokens):
         return self.done + tokens
