@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GIB = 2**30
 KEPT = 256  # models, platforms, policies or traces of each kind kept between runs of one process
-TABLES = ("steps", "requests", "layers", "experts", "devices", "links")
+TABLES = ("steps", "requests", "layers", "experts", "devices", "links", "energy")
 MARK = "provenance.json"  # a folder that holds it, and nothing that we do not write, is a run folder of ours
 DRAWS = "draws.parquet"
 FILES = (MARK, "summary.json", "config.yaml", "timeline.json", DRAWS, *(f"{table}.parquet" for table in TABLES))

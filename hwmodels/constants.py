@@ -23,14 +23,16 @@ import numpy as np
 
 from hwmodels.device import Device, Link
 from hwmodels.efficiency import efficiency
+from hwmodels.near_memory import memory_bytes_per_s
 from hwmodels.operators import KINDS
 from hwmodels.spec import Platform
 
 SPREAD = {"measured": 0.03, "fitted": 0.05, "datasheet": 0.0, "published": 0.05, "assumed": 0.2}
 _FIELDS = {
-    "gpu": ("peak_flop_per_s", "memory_read_bytes_per_s", "launch_overhead_s"),
+    "gpu": ("peak_flop_per_s", "memory_read_bytes_per_s", "internal_bytes_per_s", "launch_overhead_s"),
     "cpu": ("peak_flop_per_s", "launch_overhead_s"),
-    "dram": ("memory_read_bytes_per_s",),
+    "ndp": ("peak_flop_per_s", "memory_read_bytes_per_s", "reuse_flop_per_byte", "launch_overhead_s"),
+    "dram": ("memory_read_bytes_per_s", "internal_bytes_per_s"),
     "ssd": ("memory_read_bytes_per_s", "memory_latency_s", "read_bytes_per_s_table"),
     "switch": (),
 }
@@ -54,7 +56,11 @@ class Constant:
 
 def constants(platform: Platform) -> list[Constant]:
     """All of them, in the order of the platform's file. Of kernel models those that were asked so far."""
-    found = [constant for device in platform.devices.values() for constant in _of_device(device)]
+    found = []
+    for device in platform.devices.values():
+        memory = platform.memory_of(device.name)
+        follows = device.kind == "ndp" and device.memory_read_bytes_per_s == memory_bytes_per_s(memory)
+        found += list(_of_device(device, ("memory_read_bytes_per_s",) if follows else ()))
     for link in platform.links:
         found += [
             _constant(link, name, getattr(link, name)) for name in _LINK_FIELDS if getattr(link, name) not in (0.0, 1.0)
@@ -62,11 +68,11 @@ def constants(platform: Platform) -> list[Constant]:
     return found
 
 
-def _of_device(device: Device) -> Iterator[Constant]:
+def _of_device(device: Device, left_out: tuple[str, ...]) -> Iterator[Constant]:
     table = device.read_bytes_per_s_table
     for name in _FIELDS[device.kind]:
         value: Any = getattr(device, name)
-        if value and not (table and name in ("memory_read_bytes_per_s", "memory_latency_s")):
+        if value and name not in left_out and not (table and name in ("memory_read_bytes_per_s", "memory_latency_s")):
             yield _constant(device, name, value if isinstance(value, float | int) else None)
     sides = ("memory_efficiency",) if device.kind in ("dram", "ssd") else ("compute_efficiency", "memory_efficiency")
     for side in sides if device.kind != "switch" else ():
@@ -112,10 +118,10 @@ def scaled(platform: Platform, factors: dict[str, float], draw: int = 0) -> Plat
             continue
         before = devices[owner]
         devices[owner] = _scaled(before, field, factor)
-        if before.kind == "dram" and field == "memory_read_bytes_per_s":  # its processors compute from it
+        if field in ("memory_read_bytes_per_s", "internal_bytes_per_s"):  # its processors compute from it
             for other, device in devices.items():
-                if device.memory == owner and device.memory_read_bytes_per_s == before.memory_read_bytes_per_s:
-                    devices[other] = _scaled(device, field, factor)
+                if device.memory == owner and device.memory_read_bytes_per_s == getattr(before, field):
+                    devices[other] = _scaled(device, "memory_read_bytes_per_s", factor)
     return replace(platform, devices=devices, links=tuple(links.values()))
 
 

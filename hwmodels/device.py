@@ -8,19 +8,22 @@ import numpy as np
 from omegaconf import MISSING
 
 from hwmodels.errors import PlatformError
+from hwmodels.near_memory import check_near_memory
 from hwmodels.operators import KINDS
+from hwmodels.protocol import check_protocol, payload_share
 
 if TYPE_CHECKING:
     from hwmodels.kernel_times import KernelTimes
 
-DEVICE_KINDS = ("gpu", "cpu", "dram", "ssd", "switch")
-LINK_KINDS = ("pcie", "nvlink", "bus", "network")
+DEVICE_KINDS = ("gpu", "cpu", "ndp", "dram", "ssd", "switch")
+LINK_KINDS = ("pcie", "cxl", "nvlink", "bus", "network")
 ENGINES = ("VLLM", "TRTLLM")
 ORIGINS = ("measured", "fitted", "datasheet", "published", "assumed")
 DTYPES = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4", "int4")
 _REQUIRED = {
     "gpu": ("peak_flop_per_s", "memory_capacity_bytes", "memory_read_bytes_per_s"),
     "cpu": ("peak_flop_per_s", "memory"),
+    "ndp": ("peak_flop_per_s", "memory"),
     "dram": ("memory_capacity_bytes", "memory_read_bytes_per_s"),
     "ssd": ("memory_capacity_bytes", "memory_read_bytes_per_s"),
     "switch": (),
@@ -41,7 +44,13 @@ class Device:
     """A processor, a memory or a switch. Zero means: does not apply to this kind.
 
     peak_flop_per_s     dense operations per second by dtype (two per multiply-add)
-    memory_*            the device's own memory; a cpu takes what it leaves out from the device in `memory`
+    memory_*            the device's own memory; a cpu or ndp takes what it leaves out from the device in `memory`
+    internal_bytes_per_s  of a memory: what all that compute from it get together, where that is more than its
+                        `memory_read_bytes_per_s` (0: the same)
+    macs, clock_hz      of an ndp, in place of peak_flop_per_s: multiply-adds per cycle, in 16 bits
+    reuse_flop_per_byte of an ndp: operations on each byte that it reads, at most; its buffers are small (0: no limit)
+    access_granularity_bytes  of an ndp: what it reads is rounded up to a multiple of this
+    area_mm2            of an ndp: silicon that it adds; not used, shown
     launch_overhead_s   spent before each operation that no kernel model times
     cache_lookup_s      spent by a worker on the look-up of each layer in its expert cache
     cache_evict_s_per_byte  spent by a worker to give back the memory of evicted experts, per byte
@@ -55,6 +64,9 @@ class Device:
     engine              of a gpu with a datasheet: VLLM or TRTLLM, whose fitted kernel models time GEMMs, experts and
                         attention (hwmodels.kernel_times); empty: fixed fractions of peak
     read_bytes_per_s_table  of an ssd: ReadRate points on a full grid, see `read_bandwidth`
+    memory_technology, process  of hwmodels/energy.yaml: what moving a bit and an operation cost (hwmodels.energy)
+    memory_read_pj_per_bit, memory_write_pj_per_bit, flop_pj
+                        the same as numbers, the last one by dtype; zero: as the technology says
     source              where each number is from
     origin              field -> one of ORIGINS, "others" for the rest; what is not said counts as assumed
     """
@@ -68,6 +80,12 @@ class Device:
     memory_read_bytes_per_s: float = 0.0
     memory_write_bytes_per_s: float = 0.0
     memory_latency_s: float = 0.0
+    internal_bytes_per_s: float = 0.0
+    macs: int = 0
+    clock_hz: float = 0.0
+    reuse_flop_per_byte: float = 0.0
+    access_granularity_bytes: int = 0
+    area_mm2: float = 0.0
     launch_overhead_s: float = 0.0
     cache_lookup_s: float = 0.0
     cache_evict_s_per_byte: float = 0.0
@@ -81,6 +99,11 @@ class Device:
     read_bytes_per_s_table: list[Any] = field(default_factory=list)
     idle_power_w: float = 0.0
     tdp_w: float = 0.0
+    memory_technology: str = ""
+    process: str = ""
+    memory_read_pj_per_bit: float = 0.0
+    memory_write_pj_per_bit: float = 0.0
+    flop_pj: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def kernels(self) -> "KernelTimes | None":
@@ -108,7 +131,9 @@ class Device:
 class Link:
     """A duplex link; `a` is the host's end. a to b is direction "down", b to a "up", each with the full
     bandwidth. `efficiency` is the fraction that large copies from pinned memory achieve, `pageable_efficiency` that of
-    copies from pageable memory, which the driver stages (0: the same); `origin` as of a Device."""
+    copies from pageable memory, which the driver stages (0: the same); `technology` of hwmodels/energy.yaml, or
+    `pj_per_bit`, says what a bit costs that crosses it; `origin` as of a Device. `protocol` (pcie, cxl.io or cxl.mem),
+    `flit_bytes` and `packet_bytes` say what headers take (hwmodels.protocol); `efficiency` comes on top."""
 
     name: str = MISSING
     kind: str = MISSING
@@ -119,17 +144,26 @@ class Link:
     latency_s: float = 0.0
     efficiency: float = 1.0
     pageable_efficiency: float = 0.0
+    technology: str = ""
+    pj_per_bit: float = 0.0
     origin: dict[str, str] = field(default_factory=dict)
+    protocol: str = ""
+    flit_bytes: int = 0
+    packet_bytes: int = 0
 
     @property
     def effective_bytes_per_s(self) -> float:
         """What large copies achieve in each direction."""
-        return self.bandwidth_bytes_per_s * self.efficiency
+        return self.bandwidth_bytes_per_s * self.efficiency * self._payload
+
+    @property
+    def _payload(self) -> float:
+        return payload_share(self.protocol, self.flit_bytes, self.packet_bytes)
 
     @property
     def pageable_bytes_per_s(self) -> float:
         """The same from or to host memory that is not page-locked."""
-        return self.bandwidth_bytes_per_s * (self.pageable_efficiency or self.efficiency)
+        return self.bandwidth_bytes_per_s * (self.pageable_efficiency or self.efficiency) * self._payload
 
 
 def check_device(device: Device, where: str) -> None:
@@ -140,8 +174,9 @@ def check_device(device: Device, where: str) -> None:
     for key in _REQUIRED[device.kind]:
         if not getattr(device, key):
             raise PlatformError(f"{at}.{key}' is required for a device of kind {device.kind} and not zero.")
-    if device.memory and device.kind != "cpu":
-        raise PlatformError(f"{at}.memory' is only for a cpu; a {device.kind} has its own.")
+    if device.memory and device.kind not in ("cpu", "ndp"):
+        raise PlatformError(f"{at}.memory' is only for a cpu or ndp; a {device.kind} has its own.")
+    check_near_memory(device, at)
     if device.read_bytes_per_s_table and device.kind != "ssd":
         raise PlatformError(f"{at}.read_bytes_per_s_table' is only for an ssd, not a {device.kind}.")
     if (device.datasheet or device.engine) and device.kind != "gpu":
@@ -158,6 +193,12 @@ def check_device(device: Device, where: str) -> None:
         "memory_read_bytes_per_s",
         "memory_write_bytes_per_s",
         "memory_latency_s",
+        "internal_bytes_per_s",
+        "macs",
+        "clock_hz",
+        "reuse_flop_per_byte",
+        "access_granularity_bytes",
+        "area_mm2",
         "launch_overhead_s",
         "cache_lookup_s",
         "cache_evict_s_per_byte",
@@ -176,6 +217,9 @@ def check_device(device: Device, where: str) -> None:
         for kind, factor in getattr(device, key).items():
             _one_of(kind, (*KINDS, "copy") if key == "memory_efficiency" else KINDS, f"{at}.{key}'")
             _fraction(factor, f"{at}.{key}.{kind}'")
+    for dtype in device.flop_pj:
+        _one_of(dtype, DTYPES, f"{at}.flop_pj'")
+    _check_energy(device, at)
     if device.draw < 0:
         raise PlatformError(f"{at}.draw' must not be negative, got {device.draw}.")
     for name, factor in device.kernel_scale.items():
@@ -208,7 +252,15 @@ def check_link(link: Link, where: str) -> None:
     _fraction(link.efficiency, f"{at}.efficiency'")
     if link.pageable_efficiency:
         _fraction(link.pageable_efficiency, f"{at}.pageable_efficiency'")
+    _check_energy(link, at)
+    check_protocol(link.protocol, link.flit_bytes, link.packet_bytes, at)
     _check_origin(link, at)
+
+
+def _check_energy(thing: Device | Link, at: str) -> None:
+    from hwmodels.energy import check_energy
+
+    check_energy(thing, at)
 
 
 def _kernel_names() -> tuple[str, ...]:

@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from hwmodels.spec import Platform
 
 _COLUMNS = {"ssd": 0, "dram": 1, "cpu": 1, "switch": 2, "gpu": 3}
-_COLOURS = {"gpu": "#cfe3f2", "cpu": "#fbe5c0", "dram": "#d3ecdf", "ssd": "#e6e6e6", "switch": "#ffffff"}
+_COLOURS = {
+    "gpu": "#cfe3f2",
+    "cpu": "#fbe5c0",
+    "ndp": "#f3d3e1",
+    "dram": "#d3ecdf",
+    "ssd": "#e6e6e6",
+    "switch": "#ffffff",
+}
 _LINES: dict[str, Any] = {
     "pcie": {"edgecolor": "#333333", "linewidth": 1.2},
+    "cxl": {"edgecolor": "#56b4e9", "linewidth": 1.6},
     "nvlink": {"edgecolor": "#009e73", "linewidth": 2.0},
     "bus": {"edgecolor": "#333333", "linewidth": 2.0},
     "network": {"edgecolor": "#333333", "linewidth": 1.2, "linestyle": "--"},
@@ -90,13 +98,15 @@ def platform_figure(platform: Platform) -> Any:
 
 
 def _places(platform: Platform) -> dict[str, Point]:
-    """The centre of each device: a column per kind, drives left and GPUs right, a CPU above its memory."""
+    """The centre of each device: a column per kind, drives left and GPUs right, a CPU or NDP above its memory."""
     order = list(platform.devices)
     columns: dict[int, list[str]] = {}
     for name, device in sorted(
-        platform.devices.items(), key=lambda item: (order.index(item[1].memory or item[0]), item[1].kind != "cpu")
+        platform.devices.items(),
+        key=lambda item: (order.index(item[1].memory or item[0]), item[1].kind not in ("cpu", "ndp")),
     ):
-        columns.setdefault(_COLUMNS[device.kind], []).append(name)
+        kind = platform.memory_of(name).kind if device.kind == "ndp" else device.kind
+        columns.setdefault(_COLUMNS[kind], []).append(name)
     return {
         name: (_STEP_IN[0] * number, _STEP_IN[1] * ((len(columns[column]) - 1) / 2 - row))
         for number, column in enumerate(sorted(columns))
@@ -220,7 +230,7 @@ def _roles(platform: Platform, name: str) -> list[str]:
     roles = (
         ("worker", platform.workers),
         ("home of the experts", [platform.home]),
-        ("may run experts", [platform.cpu]),
+        ("may run experts", [platform.cpu, *platform.units]),
     )
     return [role for role, names in roles if name in names]
 

@@ -11,6 +11,8 @@ result. They are the middle of ranges:
   measured by KTransformers on a Xeon 8452Y (0.145).
 - cpu memory: STREAM reaches 0.75 to 0.90 of the channels' peak and quantised matrix-vector kernels 0.60 to
   0.85 of STREAM: 0.82 · 0.73 = 0.60. Attention and norms: the same kind of kernel.
+- ndp: few exist. Memory 0.85, what DRAM gives large blocks (refresh and row changes remain where data does not leave
+  the module), compute 0.80 (the cap of AttAcc's simulator). A device with measured ones states its own.
 - copies: DRAM 0.85 (STREAM, large blocks), flash 0.90 (direct reads of large blocks reach 0.85 to 0.97).
 Ranges without a citation are common measured values and not traced to one publication.
 """
@@ -28,6 +30,7 @@ _CPU_MEMORY = dict.fromkeys(_GPU_MEMORY, 0.6)
 DEFAULTS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "gpu": (_GPU_COMPUTE, {**_GPU_MEMORY, "copy": 0.85}),
     "cpu": (_CPU_COMPUTE, {**_CPU_MEMORY, "copy": 0.85}),
+    "ndp": (dict.fromkeys(_GPU_COMPUTE, 0.8), dict.fromkeys(_GPU_MEMORY, 0.85)),
     "dram": ({}, {"copy": 0.85}),
     "ssd": ({}, {"copy": 0.9}),
     "switch": ({}, {}),

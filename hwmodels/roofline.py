@@ -7,6 +7,7 @@ import numpy as np
 from hwmodels.device import Device
 from hwmodels.efficiency import Efficiency, efficiency
 from hwmodels.errors import PlatformError
+from hwmodels.near_memory import traffic_bytes
 from hwmodels.operators import Array, Work
 
 FALLBACK = {
@@ -91,5 +92,5 @@ def _compute_and_memory_s(work: Work, device: Device, fraction: Efficiency) -> t
     if device.memory_read_bytes_per_s <= 0:
         raise PlatformError(f"device '{device.name}' has no memory bandwidth to compute from.")
     compute = work.flops / (peak_flop_per_s(device, work.dtype) * fraction.compute)
-    memory = work.size_bytes / (device.memory_read_bytes_per_s * fraction.memory)
+    memory = traffic_bytes(work, device) / (device.memory_read_bytes_per_s * fraction.memory)
     return compute, memory

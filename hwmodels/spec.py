@@ -13,6 +13,7 @@ from hwmodels.datasheet import find_datasheet
 from hwmodels.device import Device, Link, ReadRate, check_device, check_link
 from hwmodels.efficiency import efficiency
 from hwmodels.errors import PlatformError
+from hwmodels.near_memory import check_near_its_memory, memory_bytes_per_s, near_units, with_peak
 from hwmodels.repeated import repeated_devices, repeated_links
 from hwmodels.strict import strict
 
@@ -30,6 +31,7 @@ class _Fields:
     home: str = MISSING
     links: list[Any] = field(default_factory=list)
     cpu: str = ""
+    units: list[str] = field(default_factory=list)
     description: str = ""
     remark: str = ""
 
@@ -41,6 +43,7 @@ class Platform:
     workers     processors which run the model: GPUs, or the CPU of a phone
     home        memory (dram or ssd) where all expert weights lie at the start
     cpu         socket which may execute experts in place beside the workers, or None
+    units       processors (ndp, cpu) which may run experts where a memory is, by name in a policy's split
     remark      what to know before trusting it, said with every result; empty if there is nothing
 
     >>> memory = {"memory_capacity_bytes": "64 GiB", "memory_read_bytes_per_s": "80 GB/s", "source": "made up"}
@@ -67,6 +70,7 @@ class Platform:
     home: str
     cpu: str | None
     description: str = ""
+    units: tuple[str, ...] = ()
     remark: str = ""
 
     @classmethod
@@ -88,6 +92,7 @@ class Platform:
             home=fields.home,
             cpu=_host_cpu(fields, devices, where),
             description=fields.description,
+            units=near_units(fields.units, devices, fields.workers, fields.home, where),
             remark=fields.remark,
         )
         for worker in platform.workers:
@@ -222,7 +227,7 @@ class Platform:
         device = self.devices[name]
         if device.kind not in ("dram", "ssd"):
             return []
-        return [(name, device.memory_read_bytes_per_s * efficiency(device, "copy").memory)]
+        return [(name, memory_bytes_per_s(device) * efficiency(device, "copy").memory)]
 
 
 def _named_devices(devices: Mapping[str, Any], where: str) -> dict[str, Device]:
@@ -236,11 +241,13 @@ def _named_devices(devices: Mapping[str, Any], where: str) -> dict[str, Device]:
             strict(ReadRate, point, where, PlatformError, f"{at}[{index}]")
             for index, point in enumerate(device.read_bytes_per_s_table)
         ]
-        named[key] = _with_datasheet(replace(device, name=key, read_bytes_per_s_table=table), fields, where)
+        device = with_peak(replace(device, name=key, read_bytes_per_s_table=table), f"{where}: field 'devices.{key}")
+        named[key] = _with_datasheet(device, fields, where)
         check_device(named[key], where)
     for name, device in named.items():
         if device.kind == "cpu" and (device.memory not in named or named[device.memory].kind != "dram"):
             raise PlatformError(f"{where}: field 'devices.{name}.memory' must name a dram, got '{device.memory}'.")
+        check_near_its_memory(device, named, where)
     return named
 
 
@@ -256,7 +263,8 @@ def _with_datasheet(device: Device, given: Mapping[str, Any], where: str) -> Dev
 def _with_memory(device: Device, devices: Mapping[str, Device]) -> Device:
     """Fills in what follows: a cpu's memory from its dram, the write rate from the read rate."""
     memory = devices[device.memory] if device.memory else device
-    read = device.memory_read_bytes_per_s or memory.memory_read_bytes_per_s
+    shared = memory_bytes_per_s(memory) if device.kind == "ndp" else memory.memory_read_bytes_per_s
+    read = device.memory_read_bytes_per_s or shared
     return replace(
         device,
         memory_capacity_bytes=device.memory_capacity_bytes or memory.memory_capacity_bytes,

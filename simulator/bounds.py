@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from hwmodels.roofline import peak_flop_per_s
 from simulator.build import Run
 from simulator.engine import PS_PER_S, seconds
 from simulator.plan import Block
@@ -23,6 +24,7 @@ from simulator.policies.cache.belady import Belady
 from simulator.replay import access
 from simulator.residency import RESIDENT, Partition, Tier
 from simulator.runtime.costs import DenseCosts, ExpertCosts, Parts
+from simulator.runtime.near_attention import NearAttention
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
         return Bounds(None, None, None, None, None)
     worker = run.workers[0]
     changed = worker.adapter is not None or run.padded  # what runs is not what the plan says, or not of one size
-    alone = len(run.ranks.gpus) == 1 and run.host is None and not worker.uses_cpu and not changed
+    helped = worker.uses_cpu or isinstance(worker.dense, NearAttention)
+    alone = len(run.ranks.gpus) == 1 and run.host is None and not helped and not changed
     budget = sum({id(p): p.capacity_bytes for p in run.tiers[0].partitions}.values())
     largest = max(
         len(blobs) * size
@@ -57,7 +60,7 @@ def bounds(run: Run, warmup_batches: int) -> Bounds:
     with_reference = run.scenario.settings.reference and alone and largest <= budget
     physics = _Pass(run, ideal=True, belady=False, warmup_batches=warmup_batches)
     link_s = _link_floor_s(run) if not worker.uses_cpu and not changed else 0.0
-    helpers = len(run.ranks.gpus) * (1.0 + _cpu_share(run))
+    helpers = len(run.ranks.gpus) * (1.0 + (_helpers_share(run) if helped else 0.0))
     reference = _Pass(run, ideal=False, belady=True, warmup_batches=warmup_batches) if with_reference else None
     return Bounds(
         physics_duration_s=max(seconds(physics.end_ps) / helpers, link_s),
@@ -158,10 +161,16 @@ def _link_floor_s(run: Run) -> float:
     return size / rate
 
 
-def _cpu_share(run: Run) -> float:
-    """What a host CPU that runs experts adds to a worker's memory bandwidth, as a fraction of it."""
+def _helpers_share(run: Run) -> float:
+    """What a host CPU that runs experts, and units near memory, add to a worker, as a fraction of it: bandwidth, of
+    units the larger fraction of bandwidth and arithmetic."""
     platform = run.scenario.platform
-    if not run.workers[0].uses_cpu or platform.cpu is None:
-        return 0.0
-    worker = platform.device(platform.workers[0])
-    return platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s
+    worker, share = platform.device(platform.workers[0]), 0.0
+    if platform.cpu is not None:
+        share = platform.memory_of(platform.cpu).memory_read_bytes_per_s / worker.memory_read_bytes_per_s
+    dtype = run.scenario.model.dtype
+    within = (worker.name, platform.home)
+    for unit in (unit for unit in map(platform.device, platform.units) if unit.memory in within):
+        peaks = peak_flop_per_s(unit, dtype) / peak_flop_per_s(worker, dtype)
+        share += max(unit.memory_read_bytes_per_s / worker.memory_read_bytes_per_s, peaks)
+    return share

@@ -34,6 +34,9 @@ from simulator.build_layout import (
     take_steps,
     task_graph,
 )
+from simulator.build_near import check_units, decode_unit, make_units
+from simulator.energy.carbon import read_intensity
+from simulator.energy.processed import Processed
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
@@ -53,6 +56,7 @@ from simulator.runtime.costs import DenseCosts, DenseTable, ExpertCosts, HostedD
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange, owned
 from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.near_attention import NearAttention
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares
@@ -104,6 +108,7 @@ class Run:
     recorder: Recorder | None
     ranks: Ranks
     initial: list[int] = field(default_factory=list)
+    lane_ends: dict[str, tuple[str, str]] = field(default_factory=dict)  # of lanes that copy: from and to which device
     batcher: Batcher | None = None
     bounded: bool = True  # whether there is a physics bound, and perhaps a reference
     padded: bool = False  # experts run rows that no token was routed to, and may drop some that were
@@ -181,6 +186,7 @@ class _Builder:
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
         self.media: dict[str, Medium] = {}
+        self.lane_ends: dict[str, tuple[str, str]] = {}
         self.recorder: Recorder | None = None
 
     def _carried(self) -> set[str]:
@@ -257,6 +263,7 @@ class _Builder:
         self.attention.bind(self.context("attention"))
         self.scheduling.bind(self.context("scheduling"))
         self.hosted.update(self.attention.on_host(model.layers))
+        check_units(scenario, self.ranks, self.pipeline, self.attention, self.execution)
         if isinstance(self.pipeline, MicroBatches):
             return assemble(self, self.pipeline)
         placement = system.placement()
@@ -276,6 +283,8 @@ class _Builder:
         self.reserved_bytes = reserved_bytes(self.dispatch, self.silent, self.scheduling)
         memories = [self._memory(worker, rank) for rank, worker in enumerate(self.workers)]
         host = self._host_tier()
+        if scenario.settings.carbon_g_per_kwh is not None:
+            read_intensity(scenario.settings.carbon_g_per_kwh)
         if scenario.settings.timeline:
             served, batch_size = len(self.plan.indices), scenario.workload.batch_size
             self.recorder = Recorder(scenario.settings, served, batch_size, self.pool.experts, host, self.remarks)
@@ -315,6 +324,7 @@ class _Builder:
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
+            lane_ends=self.lane_ends,
             batcher=batcher,
             padded=self.dispatch is not None and self.dispatch.uses_padding,
         )
@@ -351,6 +361,7 @@ class _Builder:
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
         plain = plain and self.dispatch is None and not settings.stepwise and self.recorder is None
+        plain = plain and not isinstance(worker.dense, NearAttention)
         plain = plain and (self.times is not None or self.ranks.each == 1)  # sums on the links are transfers
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
         if not (plain and free and self.scheduling.steady):
@@ -554,6 +565,7 @@ class _Builder:
         for lane in self.fabric.lanes:
             if lane.name == name:
                 return lane
+        self.lane_ends[name] = (src, dst)
         chunks = self.prefetch.chunks
         chunk_bytes = -(-max(self.sizes) // chunks) if chunks else self.scenario.settings.chunk_bytes
         return self.fabric.add_lane(
@@ -602,6 +614,7 @@ class _Builder:
         execution = scenario.system.execution() if rank else self.execution
         execution.bind(self.context("execution"))
         cpu = self._cpu_experts(name) if execution.uses_cpu else None
+        own_tasks = [task for task in tasks if task.worker == rank]
         own = self._dense(device)
         dense, costs = dispatched_costs(own, self.launched, self.row_bytes, device, self.dispatch)
         return Worker(
@@ -611,14 +624,18 @@ class _Builder:
             name=name,
             memory_name="dram" if device.kind == "cpu" else "hbm",
             source=self._source,
-            tasks=[task for task in tasks if task.worker == rank],
+            tasks=own_tasks,
             tier=tier,
             loader=loader,
             dense=dense,
             expert_costs=costs,
+            processed=Processed(self.shares, own_tasks),
             prefetch=self.prefetch,
             execution=execution,
             cpu=cpu,
+            near=make_units(
+                scenario, name, execution, self.launched, self.row_bytes, self.fabric, self.media, self._lane
+            ),
             exchange=exchange,
             recorder=self.recorder,
             management=(to_ps(device.cache_lookup_s), device.cache_evict_s_per_byte * 1e12),
@@ -662,7 +679,8 @@ class _Builder:
     def _dense(self, device: Device) -> DenseTable:
         """The dense part's costs on a worker; on the host CPU for the layers that `attention` puts there."""
         model, platform = self.scenario.model, self.scenario.platform
-        costs = self._own_dense(device)
+        unit = decode_unit(self.attention, platform, device.name)
+        costs = self._own_dense(device) if unit is None else NearAttention(self.shares.part, device, unit)
         if not self.hosted:
             return costs
         if platform.cpu is None:

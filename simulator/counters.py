@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from simulator.build import Run
 from simulator.engine.fabric import Lane, Transfer
+from simulator.runtime.near import KERNELS
 from simulator.runtime.recorder import Recorder
 
 
@@ -22,7 +23,10 @@ class Counter:
 
 def device_of(lane: Lane) -> str:
     """The device at the end of a lane, or the processor that it is."""
-    return lane.name.split("->")[-1] if "->" in lane.name else lane.name.removesuffix(" experts")
+    name = lane.name.split("->")[-1]
+    for what in (" experts", " activations", KERNELS):
+        name = name.removesuffix(what)
+    return name
 
 
 def hit_rates(recorder: Recorder) -> list[Counter]:
@@ -42,7 +46,8 @@ def memories(run: Run, recorder: Recorder) -> list[Counter]:
         flying: list[tuple[int, int]] = []
         for issue in recorder.issues:
             transfer, lane = issue.transfer, issue.transfer.lane
-            if issue.worker == worker.name and transfer.blob >= 0 and (lane is None or lane.category != "cpu"):
+            in_place = lane is not None and lane.category in ("cpu", "ndp")
+            if issue.worker == worker.name and transfer.blob >= 0 and not in_place:
                 flying.append((issue.time_ps, transfer.size_bytes))
                 if transfer.landed_ps is not None:
                     flying.append((transfer.landed_ps, -transfer.size_bytes))

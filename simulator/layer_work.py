@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from simulator.residency import RESIDENT
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from simulator.engine import Lane
     from simulator.residency import Tier
     from simulator.routing import Routing
+    from simulator.runtime.near import NearUnit
 
 
 class LayerWork:
@@ -27,6 +29,7 @@ class LayerWork:
     __slots__ = (
         "_cpu_ps",
         "_lane",
+        "_near",
         "_run_ps",
         "_tier",
         "blobs",
@@ -49,7 +52,9 @@ class LayerWork:
         routing: Routing,
         run_ps: Callable[[int, Sequence[int]], int],
         cpu_ps: Callable[[int, int], int] | None,
+        near: Mapping[str, NearUnit] = MappingProxyType({}),
     ) -> None:
+        self._near = near
         self._tier, self._lane, self._run_ps, self._cpu_ps = tier, lane, run_ps, cpu_ps
         self.routing = routing
         self.layers = tier.layers
@@ -116,3 +121,24 @@ class LayerWork:
                 " host CPU."
             )
         return self._cpu_ps(blob // self.experts, tokens)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the units near memory, in the order of the platform's file; none without `uses_units`."""
+        return tuple(self._near)
+
+    def runs_on(self, unit: str) -> list[int]:
+        """Blobs of the layer that a unit can run where they lie, in order of access: resident ones for a unit over the
+        worker's own memory; for one over the experts' home also what is missing."""
+        if self._near[unit].shares_worker_memory:
+            return list(self.hits)
+        able = {*self.hits, *self.misses}
+        return [blob for blob in self.blobs if blob in able]
+
+    def unit_ps(self, unit: str, blob: int, tokens: int = 1) -> int:
+        """How long a blob runs for so many tokens on a unit, by itself, without its activations' way."""
+        return self._near[unit].runs_ps(blob, tokens)
+
+    def activations_ps(self, unit: str, tokens: int) -> int:
+        """How long the inputs and results of so many tokens take to a unit and back, if nobody else is on the link."""
+        return self._near[unit].moves_ps(tokens)

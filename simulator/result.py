@@ -14,6 +14,8 @@ from simulator.batching import tables as batching
 from simulator.batching.staged import StagedBatcher
 from simulator.bounds import Bounds, bounds
 from simulator.build import Run, build
+from simulator.energy.report import COLUMNS as ENERGY_COLUMNS
+from simulator.energy.report import EnergyReport
 from simulator.engine import PS_PER_S, seconds
 from simulator.runtime.loader import StagedLoader
 from simulator.runtime.record_log import RecordLog
@@ -196,7 +198,8 @@ class Result:
 
     @cached_property
     def devices(self) -> pd.DataFrame:
-        """One row per worker, host CPU and memory: busy time, high-water mark, energy from idle and full power."""
+        """One row per worker, host CPU and memory: busy time, high-water mark, energy by power: idle, and full while
+        busy."""
         import pandas as pd
 
         return pd.DataFrame(device_rows(self.run, seconds(self.duration_ps)))
@@ -207,6 +210,20 @@ class Result:
         import pandas as pd
 
         return pd.DataFrame(link_rows(self.run.fabric.lanes, seconds(self.duration_ps)))
+
+    @cached_property
+    def energy(self) -> pd.DataFrame:
+        """One row per device or link, what it did, part of the model and phase (warm-up included): amount, price and
+        energy; no rows where `energy_report.missing` says which constant is not known."""
+        import pandas as pd
+
+        return pd.DataFrame(self.energy_report.rows, columns=list(ENERGY_COLUMNS))
+
+    @cached_property
+    def energy_report(self) -> EnergyReport:
+        """The account of energy, bottom up and by power."""
+        by_power_j = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
+        return EnergyReport(self.run, self.records, self.duration_ps, by_power_j)
 
     # ---- figures of the whole run
 
@@ -251,8 +268,6 @@ class Result:
         total_s = seconds(sum(self.attribution_ps.values()))
         rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
-        energy = sum(row["energy_j"] for row in device_rows(self.run, seconds(self.duration_ps)))
-        all_tokens = int(records.column("tokens").sum())
         prefetches = total("prefetches")
         figures = {
             "requests": len(rows),
@@ -281,8 +296,7 @@ class Result:
             **(dict.fromkeys(batching.FIGURES) if self.run.batcher is None else self._served(rows, decode_tokens)),
             "cache_bytes": sum(memory.cache_bytes for memory in self.run.memories) * self.run.ranks.each,
             "memory_peak_bytes": max(peak_bytes(self.run, rank) for rank in range(len(self.run.workers))),
-            "energy_j": energy,
-            "energy_per_token_j": energy / all_tokens if all_tokens else None,
+            **self.energy_report.summary(),
             **self._quality(),
             **instance_figures(self.run, records, measured),
             **asdict(self.bounds),
@@ -332,6 +346,7 @@ class Result:
             "settings": asdict(scenario.settings),
             **({"tenants": asdict(scenario.tenants)} if scenario.tenants.count > 1 else {}),
             **({"layout": asdict(self.run.ranks.layout)} if self.run.ranks.layout is not None else {}),
+            "energy": self.energy_report.told,
             "remarks": list(self.run.remarks),
         }
 

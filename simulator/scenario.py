@@ -76,7 +76,8 @@ class Settings:
     step_records: keep a record of every step; if not, steps that are simulated together are kept as sums; collectives:
     how the GPUs of a layout sum and exchange activations: links (transfers, which share links with loads), calibrated
     (fitted models), or None (sums calibrated where the GPU names a datasheet, messages to experts as transfers);
-    prefix_cache: keep the KV cache of prefixes that the request list names, for the requests that share them.
+    prefix_cache: keep the KV cache of prefixes that the request list names, for the requests that share them;
+    carbon_g_per_kwh: of the grid, a number or a CSV with columns time_of_day_s and g_per_kwh (None: not asked for).
     """
 
     cache_bytes: int | None = None
@@ -97,6 +98,7 @@ class Settings:
     step_records: bool = True
     collectives: str | None = None
     prefix_cache: bool = False
+    carbon_g_per_kwh: str | None = None
 
     def __post_init__(self) -> None:
         if self.collectives not in (None, "links", "calibrated"):

@@ -130,13 +130,15 @@ def lost_shares(run: Run, tokens: tuple[int, int]) -> dict[str, np.ndarray] | No
 
 
 def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
-    """A row for each worker, host CPU and memory."""
+    """A row for each worker, host CPU and memory. `energy_j` is by power: idle all the time, and full while busy."""
     platform = run.scenario.platform
     alike = zip(run.workers, run.ranks.places, strict=True)
     busy = {gpu: seconds(worker.busy_ps) for worker, place in alike for gpu in place.gpus}
     for lane in run.fabric.lanes:
         if lane.category == "cpu" and platform.cpu is not None:
             busy[platform.cpu] = seconds(lane.busy_ps)
+        elif lane.category == "ndp":
+            busy[lane.name.removesuffix(" experts")] = seconds(lane.busy_ps)
     rows = []
     for name, device in platform.devices.items():
         if device.kind == "switch":
@@ -158,7 +160,7 @@ def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
                 "kind": device.kind,
                 "busy_s": busy_s,
                 "utilisation": busy_s / total_s if total_s else 0.0,
-                "memory_capacity_bytes": device.memory_capacity_bytes if device.kind != "cpu" else None,
+                "memory_capacity_bytes": device.memory_capacity_bytes if device.kind not in ("cpu", "ndp") else None,
                 "memory_peak_bytes": peak,
                 "energy_j": device.idle_power_w * total_s + max(0.0, device.tdp_w - device.idle_power_w) * busy_s,
             }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from simulator.build import Run
 from simulator.counters import Counter, device_of, hit_rates, memories, queues
 from simulator.engine.fabric import Transfer
+from simulator.runtime.near import KERNELS
 from simulator.runtime.recorder import Issue, Recorder
 from simulator.scenario import ScenarioError
 
@@ -143,15 +144,18 @@ def _moved(
     pieces: dict[Transfer, list[Slice]] = defaultdict(list)
     for entry in sorted(recorder.log, key=lambda entry: (entry[3], entry[4])):
         name, blob, urgent, begin, end, size_bytes = entry
+        if name.endswith(KERNELS):  # shown as what the worker computes
+            continue
         lane, places = lanes[name], free[name]
         place = next((number for number, until in enumerate(places) if until <= begin), len(places))
         places[place:] = [end, *places[place + 1 :]]
         owner = _whose(coming[name, blob], begin, end)
         track = Track(device_of(lane), name if lane.width == 1 else f"{name} {place + 1}")
         early = ahead[owner] if owner is not None else not urgent
-        kind = "activations" if blob < 0 else "cpu" if lane.category == "cpu" else "prefetch" if early else "demand"
+        in_place = lane.category in ("cpu", "ndp")
+        kind = "activations" if blob < 0 else "cpu" if in_place else "prefetch" if early else "demand"
         layer, expert = divmod(blob, experts) if blob >= 0 else (-1, -1)
-        label = f"{'on CPU' if kind == 'cpu' else kind} {layer}/{expert}" if blob >= 0 else kind
+        label = f"{f'on {lane.category.upper()}' if kind == 'cpu' else kind} {layer}/{expert}" if blob >= 0 else kind
         made = Slice(track, label, kind, begin, end, layer, {"bytes": size_bytes})
         moved[name].append(made)
         if owner is not None:
@@ -216,7 +220,7 @@ def _before(
     rows = {worker: list(row) for worker, row in computed.items()}
     rows[ANYBODY] = [made for row in computed.values() for made in row]
     for transfer, row in pieces.items():
-        if transfer.blob < 0:
+        if transfer.blob < 0 and row[-1].track.device in rows:
             rows[row[-1].track.device].append(row[-1])
     for row in rows.values():
         row.sort(key=lambda made: (made.end_ps, made.kind != "activations"))

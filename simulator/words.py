@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.energy import PARTS
 from simulator.pools.spec import NAMES as POOLS
 
 # what the critical path waited for, in words
@@ -12,7 +13,9 @@ CAUSES = {
     "compute": "computing",
     "overhead": "launches",
     "pcie": "PCIe",
+    "cxl": "CXL",
     "cpu": "CPU experts",
+    "ndp": "experts near memory",
     "ssd": "SSD",
     "dram": "host memory",
     "all_to_all": "all-to-all",
@@ -66,7 +69,9 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("calibration", f"TPOT {low} to {high} on 90 % of machines with drawn constants"))
     rows.append(("TTFT", "not in trace" if s["ttft_mean_s"] is None else f"{seconds(s['ttft_mean_s'])} mean"))
     rate = percent(s["hit_rate"])
-    extra = [f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "on CPU")) if s[key]]
+    extra = [
+        f"{percent(s[key])} {what}" for key, what in (("late_rate", "late"), ("on_cpu_rate", "in place")) if s[key]
+    ]
     rows.append(("hit rate", ", ".join([rate, *extra])))
     changed = [(s.get(f"{name}_weight_share"), what) for name, what in LOST]
     if any(share is not None for share, _ in changed):
@@ -79,12 +84,30 @@ def summary_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     rows += _distances(s, tpot)
     peak = size(s["memory_peak_bytes"])
     rows.append(("memory", f"expert budget {size(s['cache_bytes'])}; {peak} of all in use at the peak"))
-    energy_j = s["energy_per_token_j"]
-    rows.append(("energy", f"{energy_j:.3g} J per token" if energy_j else "unknown (the platform states no power)"))
+    rows += _energy(s)
     if "layout" in s:
         rows.insert(1, ("layout", f"{s['layout']}; {s['gpus']} GPUs"))
     rows += [("remark", remark) for remark in entry["remarks"]]
     return rows
+
+
+def _energy(s: dict[str, Any]) -> list[tuple[str, str]]:
+    energy_j = s["energy_per_token_j"]
+    if not energy_j:
+        return [("energy", "unknown (the platform states neither power nor what bits and operations cost)")]
+    if s["energy_bottom_up_j"] is None:
+        why = "idle and full power; what bits or operations cost is not known of every part"
+        return [("energy", f"{energy_j:.3g} J per token, by {why}"), *_carbon(s)]
+    parts = {name: s[f"energy_{name}_per_token_j"] for name in PARTS}
+    largest = sorted(parts.items(), key=lambda item: (-item[1], item[0]))
+    shares = ", ".join(f"{name} {percent(part / energy_j)}" for name, part in largest if part >= 0.0005 * energy_j)
+    by_power = energy_j * s["energy_by_power_j"] / s["energy_j"]
+    beside = f" (by power {by_power:.3g} J)" if by_power else ""
+    return [("energy", f"{energy_j:.3g} J per token bottom up{beside}: {shares}"), *_carbon(s)]
+
+
+def _carbon(s: dict[str, Any]) -> list[tuple[str, str]]:
+    return [] if s["carbon_g"] is None else [("carbon", f"{s['carbon_g']:.3g} g of CO2 equivalent")]
 
 
 def _served(s: dict[str, Any]) -> list[tuple[str, str]]:

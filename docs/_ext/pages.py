@@ -50,6 +50,7 @@ MODULES = {
         "hwmodels.predict",
         "hwmodels.kernel_times",
         "hwmodels.constants",
+        "hwmodels.energy",
         "hwmodels.kernels",
         "hwmodels.fit",
         "hwmodels.calibrate",
@@ -64,6 +65,8 @@ MODULES = {
             for name in ("scenario", "result", "bounds", "model", "plan", "served", "binding", "residency", "replay")
         ),
         "simulator.timeline",
+        "simulator.energy.account",
+        "simulator.energy.report",
         "simulator.policies",
     ],
     "Experiments": [

@@ -80,13 +80,15 @@ def _model(node: DictConfig, name: str, console: Console) -> None:
 
 def _platform(node: DictConfig, name: str, console: Console) -> None:
     from hwmodels import Platform
+    from hwmodels.energy import told as energy_told
 
     platform = Platform.from_mapping(node, f"platform {name}")
     console.print(platform.description)
     if platform.remark:
         console.print(f"note: {platform.remark}")
     roles = f"workers {', '.join(platform.workers)}; experts start in {platform.home}"
-    console.print(roles + (f"; {platform.cpu} may run experts" if platform.cpu else ""))
+    near = f"; {', '.join(platform.units)} may run experts near memory" if platform.units else ""
+    console.print(roles + (f"; {platform.cpu} may run experts" if platform.cpu else "") + near)
     rows = []
     for device in platform.devices.values():
         peaks = device.peak_flop_per_s
@@ -118,6 +120,8 @@ def _platform(node: DictConfig, name: str, console: Console) -> None:
             origin = device.kernels.choice("gemm", "bfloat16").origin
             console.print(f"kernels of {device.name}: {device.engine}'s, datasheet {device.datasheet}; GEMMs {origin}")
     parts: list[Any] = [*platform.devices.values(), *platform.links]
+    prices = [f"{part.name} {told}" for part in parts if (told := energy_told(part))]
+    console.print(f"energy: {'; '.join(prices)} (docs/energy.md)")
     for part in parts:
         if part.source:
             others = part.origin.get("others", "assumed")

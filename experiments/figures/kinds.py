@@ -186,6 +186,22 @@ def time_breakdown(data: Data, *, name: str, time: str = "tpot_mean_s", share: b
     return Drawing(table, _with(time_stacks, drawn, name=name, time=time, share=share))
 
 
+def energy_breakdown(data: Data, *, name: str, share: bool = False) -> Drawing:
+    """Stacked bars of where the energy of a token goes, bottom up.
+
+    name   column with a bar for each value; whatever else tells the runs apart is added to it
+    share  per cent of each run's energy instead of joules
+    """
+    from experiments.figures.policies import energy_stacks
+    from simulator.energy import PARTS
+
+    extra = data.apart(name)
+    parts = [f"energy_{part}_per_token_j" for part in PARTS]
+    table = data.columns([name, *extra], ["energy_per_token_j", *parts])
+    drawn = table.assign(**{name: data.labels(table, [name, *extra])})
+    return Drawing(table, _with(energy_stacks, drawn, name=name, share=share))
+
+
 def pareto(
     data: Data,
     *,
@@ -363,6 +379,7 @@ KINDS: dict[str, Kind] = {
     "curves": Kind(curves, "sweep"),
     "cache_size_grid": Kind(cache_size_grid, "sweep"),
     "time_breakdown": Kind(time_breakdown, "sweep"),
+    "energy_breakdown": Kind(energy_breakdown, "sweep"),
     "pareto": Kind(pareto, "sweep"),
     "tornado": Kind(tornado, "sweep"),
     "latency": Kind(latency, "runs"),

@@ -20,12 +20,14 @@ from experiments.figures.style import (
     shown,
     text_lines,
 )
-from experiments.figures.table import checked, one_row_each, quantity
+from experiments.figures.table import Quantity, checked, one_row_each, quantity
 from experiments.table import CAUSES
+from simulator.energy import PARTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+ENERGY_WORDS = {"gemm": "other products"}
 _ROW_IN = 0.2
 _LEAST_SHARE = 0.002  # causes below this share in every row are not drawn
 
@@ -96,31 +98,84 @@ def time_stacks(
     known = [*CAUSES, *sorted({column.removesuffix("_share") for column in columns} - set(CAUSES))]
     kept.sort(key=lambda column: known.index(column.removesuffix("_share")))  # the same order in every figure
     unit = quantity(time, rows[time])
-    decimals = _decimals(unit.factor * rows[time])
-    names = [shown(item) for item in rows[name]]
-    labels = {column: shown(CAUSES.get(cause := column.removesuffix("_share"), cause)) for column in kept}
-    legend_columns, legend_in = legend_shape(labels.values(), width_in)
+    scale = np.full(len(rows), 100.0) if share else unit.factor * rows[time].to_numpy()
+    causes = {column: column.removesuffix("_share") for column in kept}
+    pieces = [
+        (shown(CAUSES.get(cause, cause)), known.index(cause), scale * shares[column].to_numpy())
+        for column, cause in causes.items()
+    ]
+    label = "share of the time per token (%)" if share else f"time per decoded token ({unit.unit})"
+    return _stacks(list(rows[name]), rows[time], pieces, stem, unit, label, share, width_in)
+
+
+def energy_stacks(
+    comparison: pd.DataFrame,
+    stem: Path,
+    *,
+    name: str = "name",
+    share: bool = False,
+    width_in: float = COLUMN_IN,
+) -> list[Path]:
+    """Stacked bars of the energy of a token by part, the least on top.
+
+    comparison: one row per system with `name`, `energy_per_token_j` and `energy_<part>_per_token_j` for each part of
+    the account; `share` as in `time_stacks`. Returns the files written; raises ConfigError for a table that does not
+    fit.
+    """
+    total = "energy_per_token_j"
+    columns = {part: f"energy_{part}_per_token_j" for part in PARTS}
+    rows = checked(comparison, stem, [name], [total, *columns.values()])
+    one_row_each(rows, stem, [name])
+    missing = rows[rows[list(columns.values())].isna().any(axis=1)]
+    if len(missing):
+        raise ConfigError(
+            f"figure {stem.name}: the energy of {missing[name].iloc[0]} is known by power alone, without parts;"
+            " provenance.json says which constant is missing."
+        )
+    rows = rows.assign(_shown=rows[name].map(str)).sort_values([total, "_shown"], ascending=[True, True])
+    unit = quantity(total, rows[total])
+    scale = 100.0 / rows[total].to_numpy() if share else np.full(len(rows), unit.factor)
+    pieces = [
+        (ENERGY_WORDS.get(part, part), number, scale * rows[column].to_numpy())
+        for number, (part, column) in enumerate(columns.items())
+        if (rows[column] > _LEAST_SHARE * rows[total]).any()
+    ]
+    label = "share of the energy per token (%)" if share else f"energy per token ({unit.unit})"
+    return _stacks(list(rows[name]), rows[total], pieces, stem, unit, label, share, width_in)
+
+
+def _stacks(
+    called: list[Any],
+    totals: pd.Series,
+    pieces: list[tuple[str, int, np.ndarray]],
+    stem: Path,
+    unit: Quantity,
+    label: str,
+    share: bool,
+    width_in: float,
+) -> list[Path]:
+    """A bar for each of `called`, made of pieces (label, number of its fill, widths [rows]), its total beside it."""
+    decimals = _decimals(unit.factor * totals)
+    names = [shown(item) for item in called]
+    legend_columns, legend_in = legend_shape([piece[0] for piece in pieces], width_in)
     row_in = max(_ROW_IN, 0.06 + 0.11 * text_lines(names))
-    with figure(width_in, 0.5 + row_in * len(rows) + legend_in) as drawing:
+    with figure(width_in, 0.5 + row_in * len(names) + legend_in) as drawing:
         axes = drawing.subplots()
         axes.grid(axis="y", visible=False)
-        place = np.arange(len(rows))
-        scale = np.full(len(rows), 100.0) if share else unit.factor * rows[time].to_numpy()
-        left = np.zeros(len(rows))
-        for column in kept:
-            look = fill(known.index(column.removesuffix("_share")))
-            widths = scale * shares[column].to_numpy()
-            axes.barh(place, widths, left=left, height=0.7, label=labels[column], **look)
+        place = np.arange(len(names))
+        left = np.zeros(len(names))
+        for words, number, widths in pieces:
+            axes.barh(place, widths, left=left, height=0.7, label=words, **fill(number))
             left = left + widths
-        for at, end, value in zip(place, left, rows[time], strict=True):
+        for at, end, value in zip(place, left, totals, strict=True):
             text = f"{unit.factor * value:.{decimals}f}{f' {unit.unit}' if share else ''}"
             axes.annotate(text, (end, at), (3, 0), textcoords="offset points", va="center", fontsize=6)
         axes.set_xlim(0, (1.18 if share else 1.12) * max(left))
         if share:
             axes.set_xticks([0, 25, 50, 75, 100])
         axes.set_yticks(place, names)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("share of the time per token (%)" if share else f"time per decoded token ({unit.unit})")
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel(label)
         axes.tick_params(axis="y", length=0)
         drawing.legend(loc="outside upper center", ncols=legend_columns, handlelength=1.6)
         return save(drawing, stem)

@@ -64,6 +64,12 @@ def request_list_digest(config: dict[str, Any]) -> str | None:
         return "unreadable"
 
 
+def intensity_digest(config: dict[str, Any]) -> str | None:
+    """The digest of the file that `settings.carbon_g_per_kwh` names, None if it is a number or not set."""
+    path = Path(str(config["settings"]["carbon_g_per_kwh"])).expanduser()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 @lru_cache(maxsize=256)
 def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
     with path.open("rb") as file:
@@ -75,6 +81,7 @@ def point_id(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in _LABELS}
     kept["system"] = None  # its name and description
     parts = [kept, code_digest(), trace_digest(config), trace_content(config), request_list_digest(config)]
+    parts.append(intensity_digest(config))
     for policy in config["policy"].values():
         parts.append(source_digest(str(policy.get("_target_"))))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

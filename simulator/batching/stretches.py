@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """Steps of the same requests; times in ps."""
 
     span: Span
@@ -33,6 +33,7 @@ class _Stretch(NamedTuple):
     dense_ps: np.ndarray  # [steps, 4]
     experts_ps: np.ndarray | None  # [steps, 3]; None: as many as are active say
     sums_ps: int  # of a step, see simulator.runtime.collectives
+    pairs: int  # of tokens and experts, in each step
 
 
 class Stretches(RunAhead):
@@ -56,7 +57,7 @@ class Stretches(RunAhead):
         self._shape = plan.layers, plan.experts
         self._by_active: dict[int, np.ndarray | None] = {}
         self._here = False
-        self._pending: list[_Stretch] = []
+        self._pending: list[Stretch] = []
 
     def ready(self) -> bool:
         """Whether all experts are resident; none will leave then."""
@@ -65,10 +66,10 @@ class Stretches(RunAhead):
             self._here = all(slot is RESIDENT or (slot is not None and slot.state == LANDED) for slot in slots)  # type: ignore[union-attr]
         return self._here
 
-    def _keep(self, stretch: _Stretch) -> None:  # type: ignore[override]
+    def _keep(self, stretch: Stretch) -> None:  # type: ignore[override]
         self._pending.append(stretch)
 
-    def _decode(self, requests: list[Request], time_ps: int) -> _Stretch:
+    def _decode(self, requests: list[Request], time_ps: int) -> Stretch:
         count, steps = len(requests), self._most(requests, time_ps)
         contexts = [request.base + request.done + 1 for request in requests]
         if count not in self._by_active:
@@ -90,12 +91,13 @@ class Stretches(RunAhead):
         ends_ps += time_ps
         span = self._decoded(requests, time_ps, ends_ps)
         steps = len(span.ends_ps)
-        return _Stretch(
+        return Stretch(
             span=span,
             active=active[:steps],
             dense_ps=dense_ps[:steps],
             experts_ps=None if experts_ps is None else experts_ps[:steps],
             sums_ps=sums_ps,
+            pairs=sum([request.prepared.cells.shape[1] for request in requests]),  # type: ignore[attr-defined]
         )
 
     def _active(self, requests: list[Request], steps: int) -> np.ndarray:
@@ -117,7 +119,7 @@ class Stretches(RunAhead):
         cells = np.concatenate(rows, axis=1) + np.arange(steps)[:, None] * size
         return counted(cells, steps * size).reshape(steps, *self._shape)
 
-    def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> _Stretch | None:
+    def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> Stretch | None:
         """One step with chunks of prompts."""
         chunks = [(request, tokens) for request, tokens in parts if request.done < request.fresh]
         if self._several is not None or (decoding and any(tokens == 1 for _, tokens in chunks)):
@@ -132,12 +134,14 @@ class Stretches(RunAhead):
         experts_ps = self._experts.launches(counts).sum(axis=0)
         total = sum([tokens for _, tokens in parts])
         sums_ps = self._times.step_ps(total, sampled) if self._times is not None else 0
-        return _Stretch(
+        self._worker.processed.mixed(contexts, prompts, total, sampled)
+        return Stretch(
             span=self._one(parts, time_ps, time_ps + int(dense_ps[3]) + int(experts_ps.sum()) + sums_ps),
             active=(counts > 0).sum(axis=1)[None],
             dense_ps=dense_ps[None],
             experts_ps=experts_ps[None],
             sums_ps=sums_ps,
+            pairs=int(counts.sum()),
         )
 
     def _flush(self, number: int) -> None:
@@ -158,6 +162,7 @@ class Stretches(RunAhead):
         if self._times is not None:
             waited_ps[CATEGORY] = np.repeat([stretch.sums_ps for stretch in pending], steps)
         worker.busy_ps += int(sum(ps.sum() for ps in waited_ps.values()))
+        worker.processed.repeated(pending)
         if self._keep_steps:
             worker.records.extend(len(numbers["number"]), numbers, lists(spans), {"waited_ps": waited_ps})
         else:

@@ -160,6 +160,14 @@ class Lane:
         """Bytes of transfers that have neither been delivered nor cancelled yet."""
         return sum(transfer.bytes_left for transfer in (*self.demand, *self.background, *self.active))
 
+    def moved_bytes(self, now_ps: int) -> int:
+        """Bytes that have flowed by now: delivered, or of transfers under way; parts of cancelled ones included."""
+        moved = self.delivered_bytes
+        for transfer in self.active:
+            left = transfer.units_left - max(0, now_ps - transfer.since_ps) * transfer.rate
+            moved += transfer.segment_bytes - -(-max(0, left) // PS_PER_S)
+        return moved
+
     @property
     def queue_depth(self) -> int:
         """Transfers waiting or running."""

@@ -12,6 +12,7 @@ import numpy as np
 from simulator.batching import tables as batching
 from simulator.batching.log import RequestRecord
 from simulator.bounds import Bounds
+from simulator.energy.report import EnergyReport
 from simulator.engine import Lane, seconds
 from simulator.pools.summary import pooled_summary
 from simulator.result import InvariantError, Result
@@ -115,6 +116,11 @@ class PooledResult(Result):
                 place = {"pool": self.replicas[owner].pool, "replica": self.replicas[owner].number}
             found.append(place | (row if owner is None else each[owner][name]))
         return found
+
+    @cached_property
+    def energy_report(self) -> EnergyReport:
+        """By power alone."""
+        return EnergyReport(self.run, self.records, self.duration_ps, sum(row["energy_j"] for row in self.device_rows))
 
     @cached_property
     def links(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.batching import tables as batching
+from simulator.energy.carbon import carbon_g
 from simulator.engine import PS_PER_S, seconds
 from simulator.result import intervals
 from simulator.tables import peak_bytes
@@ -28,7 +29,8 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
     total_ps = sum(parts_ps.values())
     kv_peak = sum(sum(one.result.run.batcher.pages.peak_bytes) for one in each if one.result.run.batcher is not None)
     ttfts = [row["ttft_s"] for row in rows if row["ttft_s"] is not None]
-    energy_j = sum(row["energy_j"] for row in result.device_rows)
+    energy_j = result.energy_report.by_power_j
+    given = result.run.scenario.settings.carbon_g_per_kwh
     all_tokens = sum(int(one.result.records.column("tokens").sum()) for one in each)
     found |= {
         "requests": len(rows),
@@ -53,6 +55,8 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
             peak_bytes(one.result.run, rank) for one in each for rank in range(len(one.result.run.workers))
         ),
         "energy_j": energy_j,
+        "energy_by_power_j": energy_j,
+        "carbon_g": None if given is None else carbon_g(energy_j, seconds(result.duration_ps), given),
         "energy_per_token_j": energy_j / all_tokens if all_tokens else None,
     }
     return found | intervals(result.draws) | _pools(result, rows)

@@ -158,7 +158,7 @@ class Collectives:
             if t > begin:
                 worker.path.add(t, MESSAGES if op in (Op.DISPATCH, Op.COMBINE) else CATEGORY)
                 worker.busy_ps += t - begin
-        elif size_steps := self._bytes(op, step.row, layer):
+        elif size_steps := self.sent(op, layer, self._tokens[step.row], self._sampled[step.row]):
             t = yield from self._send(worker, *size_steps, t)
         if worker.recording is not None and t > begin:
             worker.recording.ran(worker.name, f"{op.name.lower()} {layer}", (begin, t), "collective", layer)
@@ -180,15 +180,22 @@ class Collectives:
         found = self._reductions[layer] * times.reduce_ps(tokens) if self._reductions[layer] else 0
         return found + (times.gather_ps(self._sampled[step.row]) if last else 0)
 
-    def _bytes(self, op: Op, row: int, layer: int) -> tuple[int, int, int] | None:
-        """What a GPU sends, in how many steps, of how many collectives; None for nothing."""
+    @property
+    def calibrated(self) -> bool:
+        """Whether they take fitted times, and no transfers."""
+        return self._times is not None
+
+    def sent(self, op: Op, layer: int, tokens: int, sampled: int) -> tuple[int, int, int] | None:
+        """What a GPU sends in a ring for so many tokens, in how many steps, of how many collectives; None: nothing."""
+        if op not in (Op.REDUCE, Op.JOIN):
+            return None
         gpus = self._layout.tp if op is Op.REDUCE else self._layout.gpus
         times = self._reductions[layer] if op is Op.REDUCE else 1
-        summed = self._tokens[row] * self._model.hidden * ACTIVATION_BYTES * times
+        summed = tokens * self._model.hidden * ACTIVATION_BYTES * times
         steps = 2 * (gpus - 1) * times
         sent = -(-2 * (gpus - 1) * summed // gpus)
         if op is Op.REDUCE and layer == len(self._reductions) - 1:
-            sent += -(-(gpus - 1) * self._sampled[row] * self._model.vocab * ACTIVATION_BYTES // gpus)
+            sent += -(-(gpus - 1) * sampled * self._model.vocab * ACTIVATION_BYTES // gpus)
             steps, times = steps + gpus - 1, times + 1
         return (sent, steps, times) if sent else None
 

@@ -150,12 +150,12 @@ class DenseCosts:
         """
         works = [work for work in self._model.layer_dense_work(layer, new, kv) if work.kind == "attention"]
         if mixed:
-            return self._sum([_joined(work, new == 1) for work in works]) + self._sum(
-                [_joined(work, new > 1) for work in works]
+            return self._sum([joined(work, new == 1) for work in works]) + self._sum(
+                [joined(work, new > 1) for work in works]
             )
         if kv.shape[1] == 1:
             return self._sum([_flat(work) for work in works])
-        return self._sum([_joined(work, new > 0) for work in works])
+        return self._sum([joined(work, new > 0) for work in works])
 
     def _sum(self, works: list[Work]) -> np.ndarray:
         """Seconds by what bounds them, [..., 3]."""
@@ -183,13 +183,13 @@ class HostedDense:
     """Dense costs of a worker, but those of the host CPU for some routed layers (`on_host`, one flag for each)."""
 
     def __init__(self, worker: DenseTable, host: DenseTable, on_host: Sequence[bool]) -> None:
-        self._worker, self._host, self._on_host = worker, host, (*on_host, False)
+        self.worker, self._host, self.on_host = worker, host, (*on_host, False)
 
     def table(self, block: Block, mine: list[int] | None = None) -> list[tuple[Parts, ...]]:
         """As `DenseCosts.table`."""
-        both = zip(self._worker.table(block, mine), self._host.table(block, mine), strict=True)
+        both = zip(self.worker.table(block, mine), self._host.table(block, mine), strict=True)
         return [
-            tuple(there if hosted else here for here, there, hosted in zip(*rows, self._on_host, strict=True))
+            tuple(there if hosted else here for here, there, hosted in zip(*rows, self.on_host, strict=True))
             for rows in both
         ]
 
@@ -200,7 +200,7 @@ def _flat(work: Work) -> Work:
     return replace(work, flops=work.flops.ravel(), size_bytes=work.size_bytes.ravel(), shape=shape)
 
 
-def _joined(work: Work, there: np.ndarray) -> Work:
+def joined(work: Work, there: np.ndarray) -> Work:
     """Attention of the requests of a step that are `there` in one launch, from that of each, [steps, requests].
 
     A kernel model takes sequences of one length: in decode the mean, in prefill the root of the mean square, as the

@@ -28,6 +28,7 @@ class CpuExperts:
         self._sizes = sizes
         self._experts = experts
         self.link_category, self._latency_ps, self._ps_per_token = link
+        self.tokens = 0  # that it was asked to serve, by all experts
         self.early: dict[int, Transfer] = {}
         self.deferring: list[tuple[Transfer, int]] = []
         self.deferred: list[tuple[Transfer, int]] = []
@@ -39,6 +40,7 @@ class CpuExperts:
     def submit(self, blob: int, tokens: int, now_ps: int) -> Transfer:
         """Start an expert that serves `tokens` tokens; its transfer lands when it has run."""
         size = self._sizes[blob]
+        self.tokens += tokens
         busy_ps = self._costs.alone_ps(blob // self._experts, tokens)
         cap = max(1, size * 1_000_000_000_000 // max(1, busy_ps))
         work = Transfer(blob, size, True, cap)

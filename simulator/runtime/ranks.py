@@ -87,7 +87,11 @@ class Ranks:
         if self.layout is None:
             return {}
         per_gpu = tokens_per_s / len(self.gpus) if tokens_per_s is not None else None
-        names = {"layout": str(self.layout), "gpus": len(self.gpus), "gpus_per_worker": self.each}
+        names: dict[str, str | float | None] = {
+            "layout": str(self.layout),
+            "gpus": len(self.gpus),
+            "gpus_per_worker": self.each,
+        }
         return {**names, "tokens_per_s_per_gpu": per_gpu}
 
     def worker_of(self, gpu: str) -> int | None:

@@ -11,10 +11,11 @@ from simpy.events import Event
 from simulator.batching.layout_stretches import WorkerStretches
 from simulator.batching.source import StepSource
 from simulator.batching.stretches import Stretches
+from simulator.energy.processed import Processed
 from simulator.engine import ACTIVE, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
-from simulator.policies.execution.base import ExecutionPolicy, Split
+from simulator.policies.execution.base import ExecutionPolicy, check_split
 from simulator.policies.execution.fetch import FetchToGpu
 from simulator.policies.pipeline.base import Op, Task
 from simulator.policies.prediction.base import PredictionPolicy
@@ -28,6 +29,7 @@ from simulator.runtime.costs import DenseTable, ExpertCosts, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
+from simulator.runtime.near import NearUnits
 from simulator.runtime.path import Path
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
@@ -93,9 +95,11 @@ class Worker(Stream):
         loader: Loader,
         dense: DenseTable,
         expert_costs: ExpertCosts,
+        processed: Processed,
         prefetch: PrefetchPolicy,
         execution: ExecutionPolicy,
         cpu: CpuExperts | None = None,
+        near: NearUnits | None = None,
         exchange: Exchange | None = None,
         recorder: Recorder | None = None,
         management: tuple[int, float] = (0, 0.0),
@@ -119,16 +123,18 @@ class Worker(Stream):
         self.busy_ps = self.end_ps = 0
         self.path = Path(("overhead", memory_name, "compute"))
         self._chain = [(task.op, task.layer, task.after, task.id) for task in tasks]
-        self._dense = dense
+        self.dense = dense
+        self.processed = processed
         self._costs = expert_costs
         self._experts_per_layer = len(tier.slots) // len(tier.partitions)
         self._levels = len(tier.partitions) // layers
         self._single = expert_costs.single(self._experts_per_layer)
         self._prefetch = prefetch
         self._execution = execution
-        self._cpu = cpu
+        self._cpu = self.cpu = cpu
+        self._near = near
         self._exchange = exchange
-        self._collectives = collectives
+        self._collectives = self.collectives = collectives
         self.recording: Recorder | None = None  # the recorder, in steps that it records
         self._recorder = recorder
         self._management = management if any(management) else None
@@ -146,17 +152,20 @@ class Worker(Stream):
         self._splits = not isinstance(execution, FetchToGpu)
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
         cpu_ps = cpu.runs_ps if cpu is not None else None
-        self._work = LayerWork(tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps)
+        self._work = LayerWork(
+            tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps, near.units if near else {}
+        )
 
     @property
     def uses_cpu(self) -> bool:
-        """Whether missing experts may run on the host CPU."""
-        return self._cpu is not None
+        """Whether missing experts may run on the host CPU, or another unit near memory."""
+        return self._cpu is not None or self._near is not None
 
     def process(self) -> Generator[Event, Any, None]:
         """The SimPy process."""
         t = number = 0
         block: Block | None = None
+        mine: list[int] | None = None
         table: list[tuple[Parts, ...]] = []
         while True:
             if self.stretches is not None and self.stretches.ready():
@@ -174,11 +183,12 @@ class Worker(Stream):
             if step.block is not block:
                 block = step.block
                 mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
-                table = self._dense.table(block, mine)
+                table = self.dense.table(block, mine)
                 if self._collectives is not None:
                     self._collectives.load(block, mine)
                 if self._framework_ps:
                     table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
+            self.processed.step(step, mine)
             t = yield from self._step(number, step, table[step.row], t, began)
             number += 1
             if self.stages is not None:
@@ -298,6 +308,9 @@ class Worker(Stream):
             self.adapter.expect(guesses)
             if self._levels > 1:
                 guesses = [self.adapter.home[blob] for blob in guesses]
+                self.processed.expert_bytes[record.prefill] += sum([tier.sizes[blob] for blob in blobs])
+        if tokens is not None:
+            self.processed.shared_tokens[record.prefill] += sum(tokens.values()) - len(blobs)
         pins, view = tier.pins, tier.view
         view.group += 1
         view.layer = layer
@@ -330,9 +343,13 @@ class Worker(Stream):
                 if tokens is None:
                     tokens = dict.fromkeys(blobs, 1)
                 loads, hits, on_cpu = self._split(layer, blobs, tokens, hits, misses, t)
-                record.on_cpu += len(on_cpu)
-                counters[3] += len(on_cpu)
+                beside = len(on_cpu) + (len(self._near.jobs) if self._near is not None else 0)
+                record.on_cpu += beside
+                counters[3] += beside
                 elsewhere = {work.blob for work in on_cpu}
+                if self._near is not None:
+                    elsewhere |= self._near.elsewhere()
+                self.processed.on_host(record.prefill, on_cpu, tokens)
                 here = [blob for blob in blobs if blob not in elsewhere]
                 extra = [blob for blob in loads if blob not in tokens]
                 if extra:
@@ -397,8 +414,11 @@ class Worker(Stream):
                 parts.append(split)
             else:
                 t = self._run(hits, tokens, t)
+            if self._near is not None and self._near.jobs:
+                t = yield from self._near.beside(self, hits, tokens, managed, t)
         if recorder is not None:
-            recorder.asked(self.name, (*arriving[len(late) :], *on_cpu), begin)
+            near_jobs = self._near.jobs if self._near is not None else ()
+            recorder.asked(self.name, (*arriving[len(late) :], *on_cpu, *near_jobs), begin)
             recorder.asked_ahead(self.name, self._ahead, begin)
             recorder.room(tier, begin)
             if hits:
@@ -444,6 +464,8 @@ class Worker(Stream):
         self.busy_ps += busy
         if on_cpu or (self._cpu is not None and self._cpu.deferred):
             t = yield from self._join_cpu(layer, on_cpu, tokens, t)
+        if self._near is not None and self._near.jobs:
+            t = yield from self._near.join(self, t)
         if pinned:
             pins.difference_update(blobs)
             pins.difference_update(extra)
@@ -527,21 +549,16 @@ class Worker(Stream):
         work = self._work
         work.layer, work.blobs, work.tokens, work.hits, work.misses = layer, blobs, tokens, hits, misses
         split = policy.split(work)
-        if not isinstance(split, Split):
-            raise PolicyError(
-                f"policy/execution {type(policy).__name__}: split returned a {type(split).__name__}; expected `Split`."
-            )
-        fetch, on_cpu, deferred = split
-        named = (*fetch, *on_cpu)
-        if len(set(named)) < len(named) or not set(misses) <= set(named) or not set(on_cpu) <= set(tokens):
-            raise PolicyError(
-                f"policy/execution {type(policy).__name__} fetches {list(fetch)} and runs {list(on_cpu)} on the CPU in"
-                f" layer {layer}; expected every missing expert of {list(misses)} once, and for the CPU only experts"
-                " that are asked for."
-            )
+        check_split(policy, split, misses, tokens, layer)
+        fetch, on_cpu, deferred, units = split
+        near = {blob for some in units.values() for blob in some}
+        if near:
+            assert self._near is not None
+            self._near.submit(units, tokens, hits, t)
+            self.processed.on_units(self.record.prefill, units, tokens, self.tier.sizes)
+            hits = [blob for blob in hits if blob not in near]
         if on_cpu:
-            if cpu is None:
-                raise PolicyError(f"policy/execution {type(policy).__name__} names the CPU without `uses_cpu`.")
+            assert cpu is not None
             hits = [blob for blob in hits if blob not in on_cpu]
             last = layer == self.tier.layers - 1
             for blob in on_cpu:

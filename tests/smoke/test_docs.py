@@ -18,7 +18,18 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("tutorial", "policies", "fidelity", "kernels", "sweeps", "timeline", "serving_runtime", "layouts")
+        for name in (
+            "tutorial",
+            "policies",
+            "fidelity",
+            "kernels",
+            "sweeps",
+            "timeline",
+            "serving_runtime",
+            "layouts",
+            "energy",
+            "proposals",
+        )
     ),
 ]
 ELSEWHERE = ("calibrate", "demo", "figure")  # what other tests run

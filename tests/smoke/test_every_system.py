@@ -47,6 +47,11 @@ def wants_one_worker(made: dict[str, str]) -> bool:
     return policy(made, "gating").chooses or made["policy/precision"] != "stored" or routing or by_step or streams
 
 
+def wants_units(made: dict[str, str]) -> bool:
+    """Whether a system runs something on units near memory."""
+    return policy(made, "execution").uses_units or made["policy/attention"] == "near_decode"
+
+
 @pytest.mark.parametrize("system", CHOSEN)
 def test_every_system_runs_on_every_kind_of_machine_or_says_why_not(system: str, tmp_path: Path) -> None:
     made = CHOSEN[system]
@@ -56,6 +61,8 @@ def test_every_system_runs_on_every_kind_of_machine_or_says_why_not(system: str,
         reason = ""
         if policy(made, "execution").uses_cpu and machine.cpu is None:
             reason = f"needs a host CPU beside the worker; platform {name} has none."
+        elif wants_units(made):
+            reason = "ndp"
         elif len(machine.workers) > 1 and wants_one_worker(made):
             reason = "one worker"
         elif made["policy/pipeline"] == "micro_batches" and machine.device(machine.workers[0]).kind != "gpu":
@@ -72,7 +79,8 @@ def test_every_platform_runs(platform: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", CHOSEN)
 def test_every_system_runs_on_a_second_model(system: str, tmp_path: Path) -> None:
     """On the recorded routing of gpt-oss-20b or, where that lacks what the system needs, on Mixtral's stand-in."""
-    common = (f"system={system}", "platform=a100_host", "workload.max_decode_tokens=2", "reference=false")
+    platform = "a100_host" if not wants_units(CHOSEN[system]) else "duplex" if "duplex" in system else "monde"
+    common = (f"system={system}", f"platform={platform}", "workload.max_decode_tokens=2", "reference=false")
     code, err = smoke(tmp_path, *common, "model=gpt_oss_20b", "trace=gpt_oss_20b", "cache_gib=4")
     if code:
         assert any(word in err for word in ("needs the router's", "look", "guess")), err

@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.compose import choices, chosen
 from experiments.schema import Config
+from hwmodels import Platform
+from hwmodels.energy import flop_pj, memory_pj_per_bit
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +26,24 @@ def test_the_page_of_policies_lists_every_choice_and_system(pages):
     made = importlib.import_module("policy_choices")
     page = made.PAGE.read_text(encoding="utf-8")
     assert made.with_choices(page) == page, "run python docs/_ext/policy_choices.py"
+
+
+def test_the_page_of_energy_has_every_constant_and_what_gpus_draw_by_them(pages):
+    made = importlib.import_module("energy_constants")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert made.with_constants(page) == page, "run python docs/_ext/energy_constants.py"
+    rows = re.findall(
+        r"^\| (A100 80 GB|RTX \d+) \| (\d+) W \| (\d+) W \| (\d+) W \| (\d+) W \| (\d+) W \|$", page, flags=re.M
+    )
+    platforms = {"A100 80 GB": "a100_host", "RTX 4090": "rtx_4090", "RTX 3060": "rtx_3060"}
+    assert [row[0] for row in rows] == list(platforms)
+    for name, *told in rows:
+        node = yaml.safe_load((ROOT / "experiments" / "conf" / "platform" / f"{platforms[name]}.yaml").read_text())
+        gpu = Platform.from_mapping(node).device("gpu0")
+        memory_w = memory_pj_per_bit(gpu).value * 8e-12 * gpu.memory_read_bytes_per_s
+        flops_w = flop_pj(gpu, "bf16").value * 1e-12 * gpu.peak_flop_per_s["bf16"]
+        whole = [gpu.idle_power_w, memory_w, flops_w, gpu.idle_power_w + memory_w + flops_w, gpu.tdp_w]
+        assert list(map(int, told)) == [round(watts) for watts in whole]
 
 
 def test_every_key_of_the_configuration_is_explained(pages):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from simulator.layer_work import LayerWork
 from simulator.policies.base import Policy
+from simulator.residency import PolicyError
 
 
 class Split(NamedTuple):
@@ -17,11 +19,14 @@ class Split(NamedTuple):
               are here or coming already: the layer then waits for them, though they run for no token
     cpu       run on the host CPU where their home copy lies, in this order; missing or resident
     deferred  of `cpu`: those whose results may come one routed layer later (the last layer waits for all)
+    units     by unit of the platform (`work.units`): run there, in this order. A unit over the worker's own memory
+              takes resident experts only, one over the experts' home any
     """
 
     fetch: Sequence[int]
     cpu: Sequence[int] = ()
     deferred: Sequence[int] = ()
+    units: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 class ExecutionPolicy(Policy):
@@ -31,9 +36,11 @@ class ExecutionPolicy(Policy):
     ahead(work)     only if `precomputes`: experts among `work.expected` to start on the host CPU now, with
                     one token each; one that its layer then asks for is only waited for
     uses_cpu        whether `split` may name any for the CPU
+    uses_units      whether it may name any for units near memory
     """
 
     uses_cpu = False
+    uses_units = False
     always = False
     precomputes = False
     hooks = (("ahead", "precomputes"),)
@@ -43,3 +50,25 @@ class ExecutionPolicy(Policy):
 
     def ahead(self, work: LayerWork) -> Sequence[int]:
         raise NotImplementedError
+
+
+def check_split(
+    policy: ExecutionPolicy, split: Split, misses: Collection[int], tokens: Collection[int], layer: int
+) -> None:
+    """Raises PolicyError unless the split of a layer, that misses some of the experts with `tokens`, can be done."""
+    name = f"policy/execution {type(policy).__name__}"
+    if not isinstance(split, Split):
+        raise PolicyError(f"{name}: split returned a {type(split).__name__}; expected `Split`.")
+    near = [blob for some in split.units.values() for blob in some]
+    beside = (*split.cpu, *near)
+    named = (*split.fetch, *beside)
+    if len(set(named)) < len(named) or not set(misses) <= set(named) or not set(beside) <= set(tokens):
+        raise PolicyError(
+            f"{name} fetches {list(split.fetch)} and runs {list(beside)} on the CPU or a unit in layer {layer};"
+            f" expected every missing expert of {list(misses)} once, and for the CPU and units only experts that are"
+            " asked for."
+        )
+    if near and not policy.uses_units:
+        raise PolicyError(f"{name} names units without `uses_units`.")
+    if split.cpu and not policy.uses_cpu:
+        raise PolicyError(f"{name} names the CPU without `uses_cpu`.")

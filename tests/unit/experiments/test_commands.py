@@ -20,7 +20,7 @@ from experiments.table import seconds
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["experiment=smoke", "workload.max_decode_tokens=4"]
-TABLES = {f"{name}.parquet" for name in ("steps", "requests", "layers", "experts", "devices", "links")}
+TABLES = {f"{name}.parquet" for name in ("steps", "requests", "layers", "experts", "devices", "links", "energy")}
 
 
 def test_a_run_prints_its_figures_with_units_and_writes_its_folder(call: Callable, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from experiments.figures.curves import metric_curves
 from experiments.figures.expert_load import expert_load_map
 from experiments.figures.latency import latency_cdf
 from experiments.figures.pareto import pareto_front
-from experiments.figures.policies import speed_bars, time_stacks
+from experiments.figures.policies import energy_stacks, speed_bars, time_stacks
 from experiments.figures.roofline import roofline, roofline_points
 from experiments.figures.sensitivity import effects, tornado
 from experiments.figures.style import COLOURS, MARKERS, shown
@@ -67,6 +67,10 @@ GRID = pd.DataFrame(  # two models, two machines, two sizes; the second system h
 GRID = GRID.assign(reference_tpot_s=(GRID["tpot_s"] / 4).where(GRID["system"] == "LRU"), physics_tpot_s=0.002)
 GRID.loc[GRID["system"] == "fewer", "physics_tpot_s"] = 0.001  # it does less work; the limits are those of LRU
 SHARES = FIRST.assign(pcie_share=[0.5, 0.6, NAN], hbm_share=[0.4, 0.3, 0.9], overhead_share=[0.1, 0.1, 0.1])
+PARTS_J = {"attention": 0.0, "gemm": [0.4, 0.3], "experts": [0.5, 0.4], "head": 0.0, "transfers": [0.1, 0.1]}
+ENERGY = pd.DataFrame({"policy.cache": ["lru", "lfu"], "energy_per_token_j": [2.0, 1.6]}).assign(
+    **{f"energy_{part}_per_token_j": values for part, values in {**PARTS_J, "background": [1.0, 0.8]}.items()}
+)
 STEPS = pd.DataFrame({"step": range(101), "phase": "decode", "warmup": False, "latency_s": np.arange(101) / 1000})
 LOADS = pd.DataFrame({"layer": [0, 0, 1, 1], "expert": [0, 1, 0, 1], "selections": [1, 3, 0, 0]})
 TRIED = pd.DataFrame(
@@ -138,6 +142,7 @@ KINDS: dict[str, tuple[Callable[..., list[Path]], Any, dict[str, Any], set[str]]
     ),
     "latency": (latency_cdf, STEPS, {}, {"latency (ms)", "share of decode steps (%)"}),
     "time": (time_stacks, SHARES, {"name": "policy.cache", "time": "tpot_mean_s"}, {"time per decoded token (ms)"}),
+    "energy": (energy_stacks, ENERGY, {"name": "policy.cache"}, {"energy per token (J)"}),
     "roofline": (
         draw_roofline,
         None,
@@ -482,6 +487,28 @@ def test_stacks_with_the_same_name_are_refused(tmp_path: Path) -> None:
 def test_stacks_without_shares_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no column named '<cause>_share'"):
         time_stacks(FIRST, tmp_path / "x", name="policy.cache", time="tpot_mean_s")
+
+
+def test_energy_is_stacked_by_part_up_to_the_total(tmp_path: Path, drawn: list[Figure]) -> None:
+    for share in (False, True):
+        energy_stacks(ENERGY, tmp_path / "x", name="policy.cache", share=share)
+    joules, shares = (figure.axes[0] for figure in drawn[::2])
+    assert [text.get_text() for text in joules.get_yticklabels()] == ["lfu", "lru"]  # the least first
+    for axes, ends in ((joules, [1.6, 2.0]), (shares, [100.0, 100.0])):
+        last = axes.containers[-1]
+        assert [bar.get_x() + bar.get_width() for bar in last] == pytest.approx(ends)
+        assert [part.get_label() for part in axes.containers] == [
+            "other products",
+            "experts",
+            "transfers",
+            "background",
+        ]
+
+
+def test_energy_that_is_known_by_power_alone_has_no_parts_to_draw(tmp_path: Path) -> None:
+    frame = ENERGY.assign(energy_experts_per_token_j=[0.5, None])
+    with pytest.raises(ConfigError, match="the energy of lfu is known by power alone"):
+        energy_stacks(frame, tmp_path / "x", name="policy.cache")
 
 
 def test_speeds_are_sorted_with_reference_and_bound_as_lines(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -75,6 +75,7 @@ CUT = {
     "speedup_platforms": ["platform=rtx_3060,t4_host", "system=on_demand_lru,clairvoyant"],
     "speedup_models": ["policy/cache=lru,belady"],
     "time_breakdown": ["system=on_demand_lru,cpu_in_place"],
+    "energy": ["system=on_demand_lru,cpu_in_place"],
     "token_latency": ["system=on_demand_lru,cpu_in_place"],
     "memory_or_time": ["system=on_demand_lru,cpu_in_place", "cache_gib=2,4"],
     "cache_policies": ["policy/cache=lru,belady"],

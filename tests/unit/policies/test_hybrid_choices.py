@@ -214,9 +214,9 @@ def test_misses_are_split_by_bandwidth_and_all_are_fetched_by_a_quick_link():
     """fetch 12, CPU 4: the link has a third of the CPU's bandwidth, so that one of three is fetched."""
     policy = BandwidthShare()
     work = layer_work({0: 1, 1: 1, 2: 1, 3: 1}, {1}, fetch=12)
-    assert policy.split(work) == ([0], [2, 3], ())
+    assert policy.split(work)[:3] == ([0], [2, 3], ())
     work.fetch = 8  # just twice as fast: not hybrid
-    assert policy.split(work) == ([0, 2, 3], (), ())
+    assert policy.split(work)[:3] == ([0, 2, 3], (), ())
 
 
 def test_a_prompt_streams_whole_layers_the_next_one_ahead_and_decode_does_not():
@@ -239,7 +239,7 @@ def test_the_schedule_worked_out_by_hand():
     """
     work = layer_work({0: 2, 1: 1, 2: 5, 3: 1, 4: 1}, {0, 1})
     assert schedule(work, work.tokens, work.here) == ([2], [4, 3], 12)
-    assert Timelines().split(work) == ([2], [4, 3], ())
+    assert Timelines().split(work)[:3] == ([2], [4, 3], ())
     busy = layer_work({0: 2, 1: 1, 2: 5, 3: 1, 4: 1}, {0, 1}, queued_ps=30)
     assert schedule(busy, busy.tokens, busy.here, busy.queued_ps) == ([], [4, 3, 2], 28)  # 42 on the worker, 28 here
 
@@ -247,7 +247,7 @@ def test_the_schedule_worked_out_by_hand():
 def test_an_idle_cpu_takes_resident_experts_of_few_tokens():
     """Worker 6 each, CPU 4: 0 on the worker would end at 6, 3 on the CPU at 4; 2 at 8, so 0 first; then 2, then 1."""
     work = layer_work({0: 1, 1: 1, 2: 1, 3: 1}, {0, 1, 2, 3}, worker=6)
-    assert Timelines().split(work) == ([], [3, 2], ())
+    assert Timelines().split(work)[:3] == ([], [3, 2], ())
 
 
 def test_every_split_of_a_random_layer_is_complete_and_no_worse_than_all_on_one_side():
@@ -332,11 +332,11 @@ def test_the_least_weighted_of_a_token_are_deferred_unless_another_token_wants_t
     policy = DeferredOnCpu(defer=1)
     policy.bind(context())
     one = layer_work({3: 1, 5: 1}, set(), routing=routed([[3, 5]], [[0.4, 0.6]]))
-    assert policy.split(one) == ((), [5, 3], [3])  # what may come later runs last
+    assert policy.split(one)[:3] == ((), [5, 3], [3])  # what may come later runs last
     two = layer_work({3: 2, 5: 1, 6: 1}, set(), routing=routed([[3, 5], [3, 6]], [[0.4, 0.6], [0.7, 0.3]]))
-    assert policy.split(two) == ((), [3, 5, 6], [6])
+    assert policy.split(two)[:3] == ((), [3, 5, 6], [6])
     prompt = layer_work({3: 1, 5: 1}, set(), prefill=True)
-    assert policy.split(prompt) == ((), [3, 5], ())
+    assert policy.split(prompt)[:3] == ((), [3, 5], ())
 
 
 def test_deferral_hides_cpu_work_behind_the_next_layer():
@@ -348,8 +348,8 @@ def test_deferral_hides_cpu_work_behind_the_next_layer():
 def test_a_long_prompt_may_be_streamed_to_the_worker():
     policy = DeferredOnCpu(stream_above=2)
     policy.bind(context())
-    assert policy.split(layer_work({0: 2, 1: 2}, set(), prefill=True)) == ((), [0, 1], ())
-    assert policy.split(layer_work({0: 3, 1: 3}, set(), prefill=True)) == ([0, 1], (), ())
+    assert policy.split(layer_work({0: 2, 1: 2}, set(), prefill=True))[:3] == ((), [0, 1], ())
+    assert policy.split(layer_work({0: 3, 1: 3}, set(), prefill=True))[:3] == ([0, 1], (), ())
 
 
 # DAOP
@@ -361,10 +361,10 @@ def test_hot_experts_of_the_host_take_the_place_of_cold_ones_with_hysteresis():
     policy.bind(context())
     work = layer_work({0: 100, 1: 10, 2: 1, 3: 105, 4: 11, 5: 1}, {0, 1, 2}, prefill=True)
     assert policy.swapped(work) == [3, 4]
-    assert policy.split(work) == ([3, 4], [5], ())  # 5 serves one token: the CPU
+    assert policy.split(work)[:3] == ([3, 4], [5], ())  # 5 serves one token: the CPU
     work.tokens = {**work.tokens, 4: 10}
     assert policy.swapped(work) == [3]
-    assert policy.split(work) == ([3], [4, 5], ())  # 10 tokens cost 10, a copy 20
+    assert policy.split(work)[:3] == ([3], [4, 5], ())  # 10 tokens cost 10, a copy 20
 
 
 def test_the_next_layers_expert_is_begun_on_the_cpu_one_for_a_token_and_not_in_early_layers():
@@ -487,8 +487,8 @@ def test_on_a_recorded_trace_guesses_stand_in_for_a_small_share_of_the_gate_weig
 def test_at_most_a_few_missing_experts_are_fetched_those_of_most_tokens():
     policy = CappedFetch(most=2, copy_above=4)
     policy.bind(context())
-    assert policy.split(layer_work({0: 1, 1: 1, 2: 3, 3: 2}, {0})) == ([2, 3], [1], ())
-    assert policy.split(layer_work({0: 3, 1: 2, 2: 4}, set())) == ([0, 1, 2], (), ())  # 4.5 tokens of top-2
+    assert policy.split(layer_work({0: 1, 1: 1, 2: 3, 3: 2}, {0}))[:3] == ([2, 3], [1], ())
+    assert policy.split(layer_work({0: 3, 1: 2, 2: 4}, set()))[:3] == ([0, 1, 2], (), ())  # 4.5 tokens of top-2
     with pytest.raises(ValueError, match=r"^policy\.execution\.most is -1; expected at least 0\.$"):
         CappedFetch(most=-1)
 
