@@ -71,7 +71,7 @@ def account(run: Run, measured: Measured) -> list[Entry]:
         raise EnergyUnknown(f"work is not counted bottom up {where}")
     if any(isinstance(worker.stretches, WorkerStretches) for worker in run.workers):
         raise EnergyUnknown(
-            "work is not counted bottom up where several GPUs take many steps at once (settings.stepwise=true counts it)"
+            "work is not counted bottom up where several GPUs take many steps at once; settings.stepwise=true does"
         )
     entries = [*_computed(run), *_copied(run, measured), *_summed(run), *_background(run, measured)]
     return [entry for entry in entries if entry.amount]
