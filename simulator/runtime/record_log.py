@@ -109,8 +109,8 @@ class RecordLog(Sequence[T], Generic[T]):
             self._put(items, values)
             self._put(ends, before + np.cumsum(lengths))
         for name, columns in self._mappings.items():
-            for key in mappings[name]:
-                if key not in columns:
+            for key, values in mappings[name].items():
+                if key not in columns and values.any():
                     columns[key] = array("q", [_ABSENT]) * self._length
             for key, column in columns.items():
                 found = mappings[name].get(key, np.zeros(count, dtype=np.int64))

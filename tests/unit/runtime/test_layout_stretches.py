@@ -73,6 +73,7 @@ def same(make):
             assert [getattr(mine, name) for name in COLUMNS] == [getattr(its, name) for name in COLUMNS]
     assert fast.request_rows == slow.request_rows
     assert fast.summary == slow.summary
+    assert fast.steps.equals(slow.steps)
     return fast
 
 
