@@ -69,12 +69,14 @@ def serving_trace(path: Path) -> Trace:
     return open_trace(path)
 
 
-def scenario(trace: Trace, folder: Path, requests: int, synthetic_prefill: bool) -> Scenario:
+def scenario(
+    trace: Trace, folder: Path, requests: int, synthetic_prefill: bool, rate_per_s: float = RATE_PER_S
+) -> Scenario:
     """gpt-oss-20b on an A100 with all its experts there."""
     path = folder / "requests.yaml"
     spec = {
         "requests": requests,
-        "arrivals": {"kind": "poisson", "rate_per_s": RATE_PER_S},
+        "arrivals": {"kind": "poisson", "rate_per_s": rate_per_s},
         "prompt_tokens": PROMPT,
         "decode_tokens": DECODE,
     }

@@ -29,6 +29,7 @@ from simulator.build_layout import (
     collective_times,
     make_collectives,
     make_exchange,
+    run_layout_ahead,
     staged,
     take_steps,
     task_graph,
@@ -64,6 +65,7 @@ from simulator.scenario import Scenario, ScenarioError, check_fit
 from simulator.streaming.assembly import assemble
 from simulator.tasks import tasks_by_request, training_tasks
 from simulator.tenants.dense import InstanceCosts
+from simulator.tenants.forecasts import OwnForecasts
 from simulator.tenants.gating import OwnExperts
 from simulator.tenants.serve import serve_instances
 from simulator.unrecorded import remarks
@@ -132,13 +134,13 @@ class _Builder:
         layers = len(model.moe_layers)
         recorded = trace.meta.expert_bytes
         self.whole_bytes = list(recorded) if recorded is not None else [model.expert_bytes] * layers
-        self.ranks = Ranks.of(scenario.layout, scenario.platform, model.experts)
+        self.ranks = Ranks.of(scenario.layout, scenario.platform, self.pool.experts)
         self.scheduling = staged(self.scheduling, scenario, self.ranks)
         system = scenario.system
         self.precision, self.gating, self.attention = system.precision(), system.gating(), system.attention()
         self.pipeline = system.pipeline()
         self.hosted: set[int] = set()  # layers whose dense part is the host's; known once policies are bound
-        self.shares = Shares(model, self.ranks, self.hosted)
+        self.shares = Shares(model, self.ranks, self.hosted, self.pool.experts)
         self.launched = self.shares.part  # with the experts that one launch can name
         if self.identity is not None and scenario.tenants.merged_steps:
             self.launched = replace(self.shares.part, experts=self.identity.pool)
@@ -150,6 +152,9 @@ class _Builder:
         ]
         self.sizes = [size for size in self.row_bytes for _ in range(self.pool.experts)]
         self.prediction, self.prefetch, self.execution = system.prediction(), system.prefetch(), system.execution()
+        if self.prediction.by_step and self.identity is not None:
+            others = [system.prediction() for _ in range(1, self.identity.instances)]
+            self.prediction = OwnForecasts([self.prediction, *others], self.identity)
         rewrite = self.gating.rewrite if self.gating.rewrites else None
         carry = self._carried()
         guess = None if self.prediction.by_step else self.prediction.guess
@@ -220,7 +225,8 @@ class _Builder:
         return carried
 
     def context(self, name: str, capacity_bytes: int = 0, future: Any = None, child: int = 0) -> PolicyContext:
-        own = name == "gating"  # decides for an instance at a time
+        forecasts = name == "prediction" and isinstance(self.prediction, OwnForecasts)
+        own = name == "gating" or forecasts  # for an instance at a time
         model, meta = self.scenario.model if own else self.pool, self.scenario.trace.meta
         return PolicyContext(
             layers=len(model.moe_layers),
@@ -303,7 +309,7 @@ class _Builder:
         take_steps(workers, self.ranks, batcher, self._source, exchange)
         self._show_queue(tiers, batcher)
         if batcher is not None:
-            self._run_ahead(workers[0], batcher)
+            self._run_ahead(workers, batcher, owners)
         return Run(
             scenario=scenario,
             clock=self.clock,
@@ -348,22 +354,24 @@ class _Builder:
                     )
                 tier.view.queued = batcher.queued
 
-    def _run_ahead(self, worker: Worker, batcher: Batcher) -> None:
-        """Let a worker take many steps at once, if it can have no company and nobody looks on."""
-        device = self.scenario.platform.device(worker.name)
-        alone = len(self.workers) == 1 and not self.scenario.settings.stepwise and self.recorder is None
-        alone = alone and (self.times is not None or len(self.ranks.gpus) == 1)  # sums on the links are transfers
+    def _run_ahead(self, workers: list[Worker], batcher: Batcher, owners: np.ndarray) -> None:
+        """Let workers take many steps at once, if they can have no company and nobody looks on."""
+        scenario, worker = self.scenario, workers[0]
+        device, settings = scenario.platform.device(worker.name), scenario.settings
         plain = type(self.execution) is FetchToGpu and type(self.prediction) is NoPrediction
         plain = plain and worker.adapter is None and not self.gating.rewrites and not self.hosted
-        plain = plain and self.dispatch is None and not isinstance(worker.dense, NearAttention)
+        plain = plain and self.dispatch is None and not settings.stepwise and self.recorder is None
+        plain = plain and not isinstance(worker.dense, NearAttention)
+        plain = plain and (self.times is not None or self.ranks.each == 1)  # sums on the links are transfers
         free = not device.cache_lookup_s and not device.cache_evict_s_per_byte and worker.tier.staging is None
-        if alone and plain and free and self.scheduling.steady:
-            costs = ExpertCosts(self.launched, self.row_bytes, device)
-            dense = self._own_dense(device)
-            framework_ps = to_ps(self.scenario.settings.framework_layer_s)
-            worker.stretches = Stretches(
-                worker, batcher, dense, costs, framework_ps, self.scenario.settings.step_records, self.times
-            )
+        if not (plain and free and self.scheduling.steady):
+            return
+        costs = ExpertCosts(self.launched, self.row_bytes, device)
+        if len(workers) > 1:
+            run_layout_ahead(scenario, self.ranks, self.shares, workers, batcher, owners, costs, self.times)
+        else:
+            dense, framework_ps = self._own_dense(device), to_ps(settings.framework_layer_s)
+            worker.stretches = Stretches(worker, batcher, dense, costs, framework_ps, settings.step_records, self.times)
 
     # ---- memories
 

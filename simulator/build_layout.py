@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from hwmodels.operators import ACTIVATION_BYTES
 from simulator.batching.batcher import Batcher
 from simulator.batching.in_turn import InTurn
+from simulator.batching.layout_stretches import LayoutStretches, WorkerStretches
 from simulator.batching.source import StepSource
 from simulator.batching.staged import StagedBatcher
 from simulator.engine import Clock, Fabric, Lane, to_ps
@@ -16,7 +18,7 @@ from simulator.policies.pipeline.base import PipelinePolicy, Task
 from simulator.policies.pipeline.plain import PlainPipeline
 from simulator.policies.scheduling.base import SchedulingPolicy
 from simulator.runtime.collectives import CATEGORY, MESSAGES, Collectives, CollectiveTimes
-from simulator.runtime.costs import DenseCosts
+from simulator.runtime.costs import DenseCosts, ExpertCosts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.layout_tasks import layout_tasks
 from simulator.runtime.ranks import Ranks
@@ -154,3 +156,30 @@ def make_collectives(
     exchanged = scenario.settings.collectives == "calibrated"
     launch_ps = to_ps(device.launch_overhead_s)
     return Collectives(layout, scenario.model, stretches, times, way, launch_ps, exchange, exchanged)
+
+
+def run_layout_ahead(
+    scenario: Scenario,
+    ranks: Ranks,
+    shares: Shares,
+    workers: Sequence[Worker],
+    batcher: Batcher,
+    owners: np.ndarray,
+    experts: ExpertCosts,
+    times: CollectiveTimes | None,
+) -> None:
+    """Let the workers of a layout take many steps at once where all that they send each other has a fitted duration,
+    they are alike, and one model is served."""
+    settings, platform = scenario.settings, scenario.platform
+    fitted = ranks.groups == 1 or settings.collectives == "calibrated"
+    if times is None or not fitted or ranks.stages > 1 or scenario.tenants.count > 1:
+        return
+    devices = [replace(platform.device(worker.name), name="", source="") for worker in workers]
+    if any(device != devices[0] for device in devices):
+        return
+    dense = DenseCosts.of(shares.part, platform.device(workers[0].name))
+    framework_ps, hidden_bytes = to_ps(settings.framework_layer_s), scenario.model.hidden * ACTIVATION_BYTES
+    parts = (ranks, owners, dense, experts, times, framework_ps, hidden_bytes, settings.step_records)
+    together = LayoutStretches(workers, batcher, *parts)
+    for rank, worker in enumerate(workers):
+        worker.stretches = WorkerStretches(together, rank)

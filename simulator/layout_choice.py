@@ -52,7 +52,9 @@ class LayoutChoice:
             cut = tp if self.tp is not None and groups == 1 else 1
         moe_tp, moe_ep = _pair("moe_tp", cut, "moe_ep", dealt, stage)
         if experts % moe_ep:
-            raise ModelError(f"layout.moe_ep is {moe_ep}; expected a divisor of the model's {experts} experts.")
+            raise ModelError(
+                f"layout.moe_ep is {moe_ep}; expected a divisor of the {experts} distinct experts of a layer."
+            )
         return Layout(tp, groups, moe_tp, moe_ep, pp)
 
 

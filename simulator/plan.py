@@ -43,7 +43,8 @@ class Workload:
     (None: as recorded); tasks: serve only requests of these labels (None: all); file: a request list, CSV or
     Parquet, or the YAML of one's specification, instead of the requests of the trace in order; slo_ttft_s: seconds
     that a request may take from its arrival to its first token (None: any); slo_tpot_s: and on average for each token
-    after it (None: any).
+    after it (None: any); rate_per_s: at which the list's requests that are served come, their times stretched
+    to it (None: as the list says).
     """
 
     requests: int | None = None
@@ -59,6 +60,7 @@ class Workload:
     file: str | None = None
     slo_ttft_s: float | None = None
     slo_tpot_s: float | None = None
+    rate_per_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -269,7 +269,7 @@ class Result:
         rows = [r for r in self.request_rows if not r["warmup"]]
         ttfts = [r["ttft_s"] for r in rows if r["ttft_s"] is not None]
         prefetches = total("prefetches")
-        return {
+        figures = {
             "requests": len(rows),
             "prefill_tokens": prefill_tokens,
             "decode_tokens": decode_tokens,
@@ -301,8 +301,8 @@ class Result:
             **instance_figures(self.run, records, measured),
             **asdict(self.bounds),
             **intervals(self.draws),
-            **self.run.ranks.facts(),
         }
+        return figures | self.run.ranks.facts(figures["tokens_per_s"])
 
     def _served(self, rows: list[dict[str, Any]], decode_tokens: int) -> dict[str, Any]:
         assert self.run.batcher is not None

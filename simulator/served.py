@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from traces import RequestInfo, Trace
 from traces.workloads import RequestList, open_requests
-from traces.workloads.requests import decode_tokens_of, prompt_tokens_of
+from traces.workloads.requests import at_rate, decode_tokens_of, prompt_tokens_of
 
 if TYPE_CHECKING:
     from simulator.plan import Workload
@@ -86,6 +86,10 @@ def _of_trace(trace: Trace, workload: Workload) -> list[Served]:
         value = getattr(workload, key)
         if value is not None and value < 1:
             raise PlanError(f"workload.{key} is {value}; expected at least 1, or null for those of the trace.")
+    if workload.rate_per_s is not None:
+        raise PlanError(
+            "workload.rate_per_s is set, but there is no workload.file with arrivals; expected one, or null."
+        )
     indices = list(range(len(trace)))
     if workload.tasks is not None:
         labels = {info.task for info in trace.requests} - {None}
@@ -115,9 +119,12 @@ def _listed(trace: Trace, workload: Workload, seed: int) -> tuple[list[Served], 
         if getattr(workload, key) is not None:
             raise PlanError(f"workload.{key} is set, but workload.file says what is asked for; expected one of them.")
     listed = open_requests(str(workload.file), trace.requests, seed)
+    rows = _window(list(range(len(listed))), workload, f"{workload.file} has rows")
+    if workload.rate_per_s is not None:
+        listed = at_rate(listed, workload.rate_per_s, rows, str(workload.file))
     places = {info.id: index for index, info in enumerate(trace.requests)}
     served = []
-    for row in _window(list(range(len(listed))), workload, f"{workload.file} has rows"):
+    for row in rows:
         index = places[int(listed.trace_request[row])]
         prompt, decode = int(listed.prompt_tokens[row]), int(listed.decode_tokens[row])
         served.append(_served(trace.requests[index], index, row, row, prompt, decode, workload))

@@ -47,7 +47,8 @@ def bars(
 ) -> list[Path]:
     """Bars of `value`, one per `category` and, side by side, per `group`; `low` and `high` are ends of intervals.
 
-    One row for each category and group, drawn in the table's order; a missing value is written as n/a.
+    One row for each category and group, drawn in the table's order; a missing value is written as n/a. Where categories
+    are numbers, their axis says of what.
     baseline: the name of a line at 1, for ratios.
     horizontal: None lays the bars when they have no group, which leaves room for names and numbers.
     Returns the files written. Raises ConfigError for a table that does not fit.
@@ -70,12 +71,15 @@ def bars(
     if log and not (tables[0] > 0).any(axis=None):
         raise ConfigError(f"figure {stem.name}: column '{value}' has no value above 0 for a logarithmic axis.")
     parts = _Drawing(tables[0], lying, log, width_in)
-    with figure(width_in, parts.height_in) as drawing:
+    numbered = rows[category].dtype.kind in "iuf"
+    with figure(width_in, parts.height_in + 0.15 * numbered) as drawing:
         axes = drawing.subplots()
         parts.draw(axes, tables)
         if baseline is not None:
             parts.line_at_one(axes, baseline)
         (axes.set_xlabel if lying else axes.set_ylabel)(unit.label)
+        if numbered:
+            (axes.set_ylabel if lying else axes.set_xlabel)(quantity(category).label)
         parts.legend(drawing)
         return save(drawing, stem)
 
@@ -234,6 +238,8 @@ class _Drawing:
             room = 1.18 if self._lying else 1.08  # laid bars have numbers behind them
             least, most = room * min(0.0, values.min()), room * max(0.0, values.max())
             getattr(axes, f"set_{self._along}lim")(least, most if most > least else 1.0)
+            if (values == np.round(values)).all():  # of counts, no parts
+                getattr(axes, f"{self._along}axis").get_major_locator().set_params(integer=True)
 
     def _not_there(self, axes: Axes, position: float) -> None:
         across = axes.get_yaxis_transform() if self._lying else axes.get_xaxis_transform()

@@ -117,6 +117,21 @@ def cache_size(data: Data, *, series: str = "policy.cache", time: str = "tpot_me
     return Drawing(table, _with(cache_size_curves, data.renamed(table, series), series=series, time=time))
 
 
+def curves(data: Data, *, x: str, panels: list[list[str]], series: str) -> Drawing:
+    """Metrics against a number that was swept, such as the request rate: a panel for each, or for some together.
+
+    x       column of numbers
+    panels  the metrics of each panel, at most three of the same unit
+    series  column with a colour for each value
+    """
+    from experiments.figures.curves import metric_curves
+
+    metrics = [metric for names in panels for metric in names]
+    table = data.columns([series], [x, *metrics], data.apart(series, x))
+    options = {"x": x, "panels": panels, "series": series}
+    return Drawing(table, _with(metric_curves, data.renamed(table, series), **options))
+
+
 def cache_size_grid(
     data: Data,
     *,
@@ -361,6 +376,7 @@ KINDS: dict[str, Kind] = {
     "bars": Kind(bars, "sweep"),
     "speedup": Kind(speedup, "sweep"),
     "cache_size": Kind(cache_size, "sweep"),
+    "curves": Kind(curves, "sweep"),
     "cache_size_grid": Kind(cache_size_grid, "sweep"),
     "time_breakdown": Kind(time_breakdown, "sweep"),
     "energy_breakdown": Kind(energy_breakdown, "sweep"),

@@ -33,6 +33,12 @@ _WORDS = {
     "policy.host_cache": "host cache policy",
     "workload.batch_size": "batch size (requests)",
     "workload.requests": "requests",
+    "workload.rate_per_s": "requests that come",
+    "requests_per_s": "requests served",
+    "goodput_requests_per_s": "requests within SLO",
+    "slo_attainment": "requests within SLO",
+    "tenants.count": "instances",
+    "memory_peak_bytes": "memory used on a GPU",
     "selections": "load of an expert (tokens)",
     "loads": "loads of an expert (times)",
 }
@@ -50,6 +56,7 @@ _UNITS = {  # ending of a column's name -> unit, and whether it takes SI prefixe
     "_rate": ("%", False),
     "_share": ("%", False),
     "_fraction": ("%", False),
+    "_attainment": ("%", False),
 }
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _NAMES = ("point", "point_id", "name", "folder")

@@ -73,16 +73,18 @@ def settings_of(point: Point) -> dict[str, Any]:
 
 
 def request_table(points: Sequence[tuple[Point, str]], found: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row per finished point and request."""
+    """One row per finished point and request; what only some points say of their requests is missing for the others."""
     import pandas as pd
 
     columns: dict[str, list[Any]] = {"point": []}
     for point, point_id in points:
         if point_id in found:
             requests = found[point_id]["requests"]
-            columns["point"] += [point.number] * len(requests["request"])
-            for key, values in requests.items():
-                columns.setdefault(key, []).extend(values)
+            before, count = len(columns["point"]), len(requests["request"])
+            columns["point"] += [point.number] * count
+            for key in dict.fromkeys((*columns, *requests)):
+                if key != "point":
+                    columns.setdefault(key, [None] * before).extend(requests.get(key, [None] * count))
     frame = pd.DataFrame(columns)
     for column in ("ttft_s", "tpot_s"):
         frame[column] = frame[column].astype("float64")

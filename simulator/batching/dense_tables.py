@@ -145,6 +145,10 @@ class DenseTables:
     def _totals(self, tokens: int, attention_s: dict[int, np.ndarray], sampled: int) -> np.ndarray:
         """Whole steps of equally many tokens, from the attention of each kind of layer [steps, 3], to [steps, 4] ps."""
         layers_s = {kind: self._row_s(kind, tokens) + attention_s[kind] for kind in self._kinds}
+        return self._summed(layers_s, tokens, sampled)
+
+    def _summed(self, layers_s: dict[int, np.ndarray], tokens: int, sampled: int) -> np.ndarray:
+        """As `_totals`, from whole layers [steps, 3]."""
         total = np.zeros((len(layers_s[self._kinds[0]]), 4), dtype=np.int64)
         ends_s = self._row_s(EMBEDDING, tokens), self._row_s(HEAD, sampled)
         for stretch, times in self._times.items():
@@ -167,3 +171,30 @@ class DenseTables:
             self._rows_s[part] = known
         row: np.ndarray = known[tokens]
         return row
+
+
+class StretchTables(DenseTables):
+    """The same, each stretch apart: ps by what bounds it [..., stretches, 3], equal stretches once.
+
+    at: for each routed layer and for what follows the last, which of them it is. `per_layer_ps` is added to each routed
+    layer's launches.
+    """
+
+    def __init__(self, dense: DenseCosts, per_layer_ps: int = 0) -> None:
+        super().__init__(dense)
+        places = {stretch: place for place, stretch in enumerate(self._times)}
+        self.at = np.array([places[stretch] for stretch in dense.stretches])
+        self._each_ps = np.array([per_layer_ps * (not last) for _, last, _ in self._times])  # the last one has the head
+
+    def idle(self) -> np.ndarray:
+        """A step without requests here: [stretches, 3]."""
+        found: np.ndarray = self._summed({kind: np.zeros((1, 3)) for kind in self._kinds}, 0, 0)[0]
+        return found
+
+    def _summed(self, layers_s: dict[int, np.ndarray], tokens: int, sampled: int) -> np.ndarray:
+        ends_s = self._row_s(EMBEDDING, tokens), self._row_s(HEAD, sampled)
+        found = np.zeros((len(layers_s[self._kinds[0]]), len(self._times), 3), dtype=np.int64)
+        for place, stretch in enumerate(self._times):
+            found[:, place] = to_ps_array(stretch_s(stretch, layers_s, *ends_s))
+        found[:, :, 0] += self._each_ps
+        return found

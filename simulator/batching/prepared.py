@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,10 +52,14 @@ class Prepared:
 
 
 class Preparer:
-    """Makes them, and keeps those of requests whose rows are those of another."""
+    """Makes them, and keeps those of requests whose rows are those of another.
 
-    def __init__(self, plan: Plan, steps: StepMaker) -> None:
+    `make(rows, prompt_rows)` makes one, from experts [tokens, layers, top_k]; None: `Prepared`.
+    """
+
+    def __init__(self, plan: Plan, steps: StepMaker, make: Callable[[np.ndarray, int], Prepared] | None = None) -> None:
         self._plan, self._steps = plan, steps
+        self._make = make or (lambda rows, prompt_rows: Prepared(rows, prompt_rows, plan.experts))
         self._kept: OrderedDict[tuple[int, int, int, int], Prepared] = OrderedDict()
 
     def of(self, request: Request) -> Prepared:
@@ -65,7 +70,7 @@ class Preparer:
             if found is None:
                 self._steps.bind(request)
                 parts = [rows.experts for rows in (request.prompt, request.decode) if rows is not None]
-                found = Prepared(np.concatenate(parts), request.prompt_rows, self._plan.experts)
+                found = self._make(np.concatenate(parts), request.prompt_rows)
                 if self._plan.repeats:
                     self._kept[key] = found
                     if len(self._kept) > KEPT:

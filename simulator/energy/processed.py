@@ -77,17 +77,18 @@ class Processed:
     def repeated(self, stretches: Sequence[Stretch]) -> None:
         """Steps taken together: all that decode, and the experts of those with prompts too."""
         for stretch in stretches:
-            steps, phase = len(stretch.ends_ps), int(stretch.prompt_tokens > 0)
+            span = stretch.span
+            steps, phase = len(span.ends_ps), int(span.prompt_tokens > 0)
             self.shared_tokens[phase] += stretch.pairs * steps - int(stretch.active.sum())
             if not phase:
-                for numbers, count in ((self.steps, 1), (self.headed, 1), (self.tokens, stretch.tokens)):
+                for numbers, count in ((self.steps, 1), (self.headed, 1), (self.tokens, span.tokens)):
                     numbers[0] += steps * count
-                self.sampled[0] += steps * stretch.tokens
-        decoding = [stretch for stretch in stretches if not stretch.prompt_tokens]
+                self.sampled[0] += steps * span.tokens
+        decoding = [stretch.span for stretch in stretches if not stretch.span.prompt_tokens]
         if decoding:
-            firsts = np.concatenate([stretch.contexts for stretch in decoding])
-            lengths = [len(stretch.contexts) for stretch in decoding]
-            ends = firsts + np.repeat([len(stretch.ends_ps) for stretch in decoding], lengths)
+            firsts = np.concatenate([span.contexts for span in decoding])
+            lengths = [len(span.contexts) for span in decoding]
+            ends = firsts + np.repeat([len(span.ends_ps) for span in decoding], lengths)
             size = max(int(ends.max()) + 1, len(self._borders))
             borders = np.bincount(firsts, minlength=size) - np.bincount(ends, minlength=size)
             borders[: len(self._borders)] += self._borders

@@ -231,7 +231,7 @@ class Fabric:
         else:
             lane.background.extend(transfers)
         while len(lane.active) < width and (lane.demand or lane.background):
-            self._start(lane, now_ps)
+            self._start(lane, now_ps, True)
         if self._sleepers:
             self._arm()
 
@@ -316,6 +316,11 @@ class Fabric:
             finished = [transfer for transfer in active if transfer.finish_ps == now]
             if not finished:
                 self._share(now)  # a latency has passed: one more flow
+            elif len(finished) > 1 and all(_plain(transfer) for transfer in finished):
+                for transfer in finished:  # the others share once what all of these leave
+                    self._finish(transfer, now, False)
+                self._next(finished[-1].lane, now)  # type: ignore[arg-type]
+                continue
             for transfer in finished:
                 if transfer.finish_ps == now and transfer.state == ACTIVE:
                     self._finish(transfer, now)
@@ -352,7 +357,8 @@ class Fabric:
 
     # ---- inside
 
-    def _start(self, lane: Lane, now: int) -> None:
+    def _start(self, lane: Lane, now: int, shared: bool = False) -> None:
+        """Take up the lane's next transfer; `shared`: rates are those of the flows of this instant."""
         if lane.demand:
             transfer = lane.demand.popleft()
         elif lane.background:
@@ -371,12 +377,16 @@ class Fabric:
             cap = transfer.cap_bytes_per_s
             rate = transfer.rate = cap if cap < lane.bottleneck else lane.bottleneck
             self.next_ps = transfer.finish_ps = since - (-units // rate)
+            return
+        transfer.rate = 0
+        transfer.finish_ps = NEVER
+        first = self._active[0]
+        if shared and since > now and (len(self._active) > 2 or (first is not transfer and first.since_ps <= now)):
+            self.next_ps = min(self.next_ps, since)  # not a flow yet: nothing changes for the others
         else:
-            transfer.rate = 0
-            transfer.finish_ps = NEVER
             self._share(now)
 
-    def _finish(self, transfer: Transfer, now: int) -> None:
+    def _finish(self, transfer: Transfer, now: int, go_on: bool = True) -> None:
         lane = transfer.lane
         assert lane is not None
         self._active.remove(transfer)
@@ -400,7 +410,8 @@ class Fabric:
                     if hop.state == QUEUED:
                         self.submit(onward, hop, now)
                 return
-        self._next(lane, now)
+        if go_on:
+            self._next(lane, now)
 
     def _next(self, lane: Lane, now: int) -> None:
         """After a lane lost a transfer: start the next, or let the others have its bandwidth."""
@@ -505,3 +516,10 @@ class Fabric:
         rates = max_min_rates(routes, [f.cap_bytes_per_s for f in flows], capacities)
         self._rates[key] = rates
         return rates
+
+
+def _plain(transfer: Transfer) -> bool:
+    """Whether nothing follows when a transfer ends: not the rest of it, another hop, nor what waits for its lane."""
+    lane = transfer.lane
+    assert lane is not None
+    return not transfer.stop and transfer.then is None and not lane.demand and not lane.background

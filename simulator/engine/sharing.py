@@ -16,18 +16,23 @@ def max_min_rates(routes: Sequence[Sequence[int]], caps: Sequence[int], capaciti
     """
     rates = [0] * len(routes)
     left = dict(capacities)
-    rising = set(range(len(routes)))
+    users: dict[int, int] = {}  # of each medium, flows that still rise
+    for route in routes:
+        for medium in route:
+            users[medium] = users.get(medium, 0) + 1
+    rising = list(range(len(routes)))
     while rising:
-        users: dict[int, int] = {}
+        fair = {medium: left[medium] // count for medium, count in users.items() if count}
+        lowest = min([*(caps[flow] for flow in rising), *fair.values()])
+        full = {medium for medium, share in fair.items() if share == lowest}
+        rest = []
         for flow in rising:
-            for medium in routes[flow]:
-                users[medium] = users.get(medium, 0) + 1
-        fair = {medium: left[medium] // count for medium, count in users.items()}
-        level = {flow: min([caps[flow], *(fair[medium] for medium in routes[flow])]) for flow in sorted(rising)}
-        lowest = min(level.values())
-        for flow in [flow for flow in sorted(rising) if level[flow] == lowest]:
-            rising.remove(flow)
+            if caps[flow] > lowest and full.isdisjoint(routes[flow]):
+                rest.append(flow)
+                continue
             rates[flow] = max(1, lowest)
             for medium in routes[flow]:
+                users[medium] -= 1
                 left[medium] = max(0, left[medium] - lowest)
+        rising = rest
     return rates

@@ -16,6 +16,7 @@ from simulator.batching.arrivals import Arrivals
 from simulator.batching.log import RequestRecord
 from simulator.build import Run, build
 from simulator.engine import Lane
+from simulator.model import ModelError
 from simulator.plan import Plan
 from simulator.policies.base import component_seed
 from simulator.pools.check import check_pools, check_requests, check_resident
@@ -26,7 +27,7 @@ from simulator.pools.transfer import KvLinks, Piece, pieces
 from simulator.result import finish
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.shares import Shares
-from simulator.scenario import Scenario
+from simulator.scenario import Scenario, ScenarioError
 from simulator.unrecorded import remarks
 
 Progress = Callable[[int], None] | None
@@ -50,8 +51,7 @@ def simulate_pools(scenario: Scenario, progress: Progress = None) -> PooledResul
 def build_pools(scenario: Scenario) -> list[Run]:
     """The first replica of each pool, built as if all requests came to it at the start: what their memories hold."""
     serving = _Serving(scenario)
-    orders = range(len(serving.plan.served))
-    return [serving.build(name, 0, [_Arrival(order, 0, 0, 0) for order in orders]) for name in serving.pools]
+    return [serving.trial(name) for name in serving.pools]
 
 
 class _Serving:
@@ -68,6 +68,8 @@ class _Serving:
 
     def run(self, progress: Progress) -> PooledResult:
         served, first = self.plan.served, next(iter(self.pools))
+        if "decode" in self.pools:
+            self.trial("decode")  # what is wrong with it is said before the prompts run
         arrived = [_Arrival(order, time_ps) for time_ps, order in Arrivals(self.plan).until(1 << 62)]
         seats = dealt(self.dealing, [served[a.order].prompt_tokens for a in arrived], self.pools[first].replicas)
         replicas = self._replicas(first, arrived, seats, progress)
@@ -126,13 +128,15 @@ class _Serving:
         for number in range(self.pools[pool].replicas):
             mine = [one for one, seat in zip(arrived, seats, strict=True) if seat == number]
             if mine:
-                run = self.build(pool, number, mine, progress)
-                check_resident(run, pool)
-                found.append(Replica(pool, number, finish(run)))
+                found.append(Replica(pool, number, finish(self.build(pool, number, mine, progress))))
         return found
 
+    def trial(self, pool: str) -> Run:
+        """The first replica of a pool, as if all requests came to it."""
+        return self.build(pool, 0, [_Arrival(order, 0, 0, 0) for order in range(len(self.plan.served))])
+
     def build(self, pool: str, replica: int, arrived: Sequence[_Arrival], progress: Progress = None) -> Run:
-        """A replica that serves these requests."""
+        """A replica that serves these requests. Raises as `build`, with the name of the pool before the sentence."""
         whole, chosen = self.scenario, self.pools[pool]
         mine = sorted(arrived, key=lambda one: one.order)
         orders = np.array([one.order for one in mine])
@@ -153,7 +157,12 @@ class _Serving:
             pools=None,
             portion=portion,
         )
-        return build(made, progress)
+        try:
+            run = build(made, progress)
+        except (ScenarioError, ModelError) as error:
+            raise type(error)(f"pools.{pool}: {error}") from None
+        check_resident(run, pool)
+        return run
 
 
 def _gpus(ranks: Ranks, workers: Sequence[str], stage: int, group: int) -> Sequence[str]:

@@ -23,7 +23,7 @@ from simulator.layout import Layout
 from simulator.model import ModelError, ModelSpec
 from simulator.plan import Block, Step
 from simulator.policies.pipeline.base import Op
-from simulator.runtime.costs import Stretch, rows_of_requests
+from simulator.runtime.costs import Stretch, rows_of_requests, to_ps_array
 
 if TYPE_CHECKING:
     from simulator.runtime.exchange import Exchange
@@ -68,14 +68,21 @@ class CollectiveTimes:
 
     def exchange_ps(self, size_bytes: int, phase: str, decode: bool) -> int:
         """Dispatch or combine in which the busiest GPU sends or receives so many bytes."""
-        model, gpus = self._model, self.layout.gpus
+        return self._ps((phase, decode), True, size_bytes, lambda sizes: self._exchange_s(sizes, phase, decode))
+
+    def exchanges_ps(self, sizes_bytes: np.ndarray, phase: str, decode: bool) -> np.ndarray:
+        """As `exchange_ps` for many sizes, of any shape."""
+        sizes, places = np.unique(sizes_bytes, return_inverse=True)
+        new = [size for size in sizes.tolist() if size and (phase, decode, size) not in self._kept]
+        found = to_ps_array(self._exchange_s(np.array(new, dtype=np.float64), phase, decode)) if new else ()
+        self._kept.update({(phase, decode, size): int(ps) for size, ps in zip(new, found, strict=True)})
+        each = [self.exchange_ps(size, phase, decode) for size in sizes.tolist()]
+        return np.array(each, dtype=np.int64)[places].reshape(sizes_bytes.shape)
+
+    def _exchange_s(self, sizes_bytes: Array, phase: str, decode: bool) -> Array:
+        model = self._model
         shape = (model.hidden, model.top_k, model.experts)
-        return self._ps(
-            (phase, decode),
-            True,
-            size_bytes,
-            lambda size: exchange_s(self._sheet, self._engine, gpus, shape, size, phase, decode),
-        )
+        return exchange_s(self._sheet, self._engine, self.layout.gpus, shape, sizes_bytes, phase, decode)
 
     def step_ps(self, tokens: int, sampled: int) -> int:
         """All sums and the logits of a step of one attention group of so many tokens."""

@@ -60,6 +60,7 @@ class Exchange:
         self._posts: dict[tuple[int, int, int], _Post] = {}
         self._waiting: dict[tuple[int, int, int], list[tuple[Event, int]]] = {}
         self._message_bytes: dict[int, list[list[list[int]]]] = {}
+        self._busiest_bytes: dict[int, list[int]] = {}
         self._mine = [mask.tolist() for mask in owned(ranks, owners)]
         self.staged = False  # whether stages may be in different steps
 
@@ -113,8 +114,10 @@ class Exchange:
 
     def busiest_bytes(self, number: int, step: Step) -> list[int]:
         """For each layer of step `number`, what the busiest GPU sends to experts, or receives for its own."""
-        pairs = np.array(self.message_bytes(number, step), dtype=np.int64)
-        found: list[int] = np.maximum(pairs.sum(axis=1), pairs.sum(axis=2)).max(axis=1).tolist()
+        found = self._busiest_bytes.get(number)
+        if found is None:
+            pairs = np.array(self.message_bytes(number, step), dtype=np.int64)
+            found = self._busiest_bytes[number] = np.maximum(pairs.sum(axis=1), pairs.sum(axis=2)).max(axis=1).tolist()
         return found
 
     def send(
@@ -188,7 +191,9 @@ class Exchange:
         done = number - self._ranks.stages  # when a step begins, so many before it may be under way
         for key in [key for key in self._posts if key[0] <= done]:
             del self._posts[key]
-        self._message_bytes.pop(done, None)
+        for sizes in (self._message_bytes, self._busiest_bytes):
+            for old in [old for old in sizes if old <= done]:  # of many steps taken at once there are none
+                del sizes[old]
         return latest
 
     def _post(self, worker: Worker, key: tuple[int, int, int], t: int, messages: dict[int, Transfer]) -> None:

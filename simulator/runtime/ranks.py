@@ -81,12 +81,18 @@ class Ranks:
         """All GPUs that the figures are of."""
         return [name for place in self.places for name in place.gpus]
 
-    def facts(self) -> dict[str, str | int]:
-        """For a summary: the layout in words, GPUs that the figures are of, and how many of them each simulated worker
-        stands for; nothing without a layout."""
+    def facts(self, tokens_per_s: float | None) -> dict[str, str | float | None]:
+        """For a summary: the layout in words, GPUs that the figures are of, how many of them each simulated worker
+        stands for, and what one GPU has of the throughput; nothing without a layout."""
         if self.layout is None:
             return {}
-        return {"layout": str(self.layout), "gpus": len(self.gpus), "gpus_per_worker": self.each}
+        per_gpu = tokens_per_s / len(self.gpus) if tokens_per_s is not None else None
+        names: dict[str, str | float | None] = {
+            "layout": str(self.layout),
+            "gpus": len(self.gpus),
+            "gpus_per_worker": self.each,
+        }
+        return {**names, "tokens_per_s_per_gpu": per_gpu}
 
     def worker_of(self, gpu: str) -> int | None:
         """The index of the worker that stands for a GPU."""

@@ -20,13 +20,16 @@ class Shares:
     have the width that all GPUs of a worker hold together, which is what a host CPU computes for them.
     """
 
-    def __init__(self, model: ModelSpec, ranks: Ranks, hosted: Collection[int] = ()) -> None:
+    def __init__(self, model: ModelSpec, ranks: Ranks, hosted: Collection[int] = (), pool: int | None = None) -> None:
+        """`hosted`: layers whose attention is the host's; `pool`: distinct experts of a layer, where there are other
+        than the model's (simulator.tenants). Raises ModelError if they cannot be dealt evenly."""
         self.model, self._ranks, self._hosted = model, ranks, hosted
         self.part, self.on_cpu = model, model
         self.slices = 1
         if ranks.layout is not None:
+            layout, dealt = ranks.layout, pool or model.experts
             _, self.part, self.on_cpu = _PARTS.of(
-                (id(model), replace(ranks.layout, pp=1), ranks.each), lambda: _parts(model, ranks.layout, ranks.each)
+                (id(model), replace(layout, pp=1), ranks.each, dealt), lambda: _parts(model, layout, ranks.each, dealt)
             )
             self.slices = ranks.layout.moe_tp
 
@@ -63,7 +66,8 @@ class Shares:
         return range(ends[stage], ends[stage + 1])
 
 
-def _parts(model: ModelSpec, layout: Layout | None, each: int) -> tuple[ModelSpec, ModelSpec, ModelSpec]:
-    assert layout is not None
+def _parts(model: ModelSpec, layout: Layout, each: int, dealt: int) -> tuple[ModelSpec, ModelSpec, ModelSpec]:
+    """The model, kept so that its id stays its own, its share of one GPU, and that of a worker's experts."""
     width = -(-model.expert_intermediate * each // layout.moe_tp)
-    return model, layout.slice_of(layout.of(model)), replace(model, expert_intermediate=width)
+    part = replace(layout.of(replace(model, experts=dealt)), experts=model.experts)
+    return model, layout.slice_of(part), replace(model, expert_intermediate=width)

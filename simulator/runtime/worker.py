@@ -8,6 +8,7 @@ from typing import Any
 
 from simpy.events import Event
 
+from simulator.batching.layout_stretches import WorkerStretches
 from simulator.batching.source import StepSource
 from simulator.batching.stretches import Stretches
 from simulator.energy.processed import Processed
@@ -145,8 +146,8 @@ class Worker(Stream):
         self._routing = routing
         self._swap_lanes = swap_lanes
         self._forecaster, self._move_ps_per_byte = forecaster, move_ps_per_byte
-        self.stretches: Stretches | None = None
         self.stages: Stages | None = None  # where several steps are under way at once
+        self.stretches: Stretches | WorkerStretches | None = None
         tier.view.routing = routing
         self._splits = not isinstance(execution, FetchToGpu)
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]

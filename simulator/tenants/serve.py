@@ -44,20 +44,23 @@ def instance_figures(run: Run, records: RecordLog[StepRecord], measured: np.ndar
     """What only a run of several instances has in its summary; `measured`: steps after the warm-up, bool [steps].
 
     tokens_per_expert: top-k of every token over the distinct experts that layers ask for, in the steps in which all
-    requests decode; distinct_expert_bytes: of all experts, each once; the rest is the ledger of the workers' memories.
+    requests decode; distinct_expert_bytes: of all experts, each once; the rest is the ledger of all GPUs' memories.
     """
     if run.scenario.tenants.count == 1:
         return {}
     decode = measured & ~records.column("prefill")
     launched = sum(int(records.column(name)[decode].sum()) for name in ("hits", "late", "loads", "on_cpu"))
+    each, memories, layout = run.ranks.each, run.memories, run.ranks.layout
+    if layout is not None:
+        launched = launched * each // layout.moe_tp  # slices of an expert, on GPUs that are simulated, are one
     pairs = int(records.column("tokens")[decode].sum()) * run.plan.layers * run.scenario.trace.meta.top_k
     return {
         "instances": run.scenario.tenants.count,
         "tokens_per_expert": pairs / launched if launched else None,
         "distinct_expert_bytes": run.plan.experts * sum(run.layer_expert_bytes),
-        "dense_bytes": sum(memory.dense_bytes for memory in run.memories),
-        "kv_cache_bytes": sum(memory.kv_bytes for memory in run.memories),
-        "workspace_bytes": sum(memory.workspace_bytes for memory in run.memories),
+        "dense_bytes": each * sum(memory.dense_bytes for memory in memories),
+        "kv_cache_bytes": each * sum(memory.kv_bytes for memory in memories),
+        "workspace_bytes": each * sum(memory.workspace_bytes for memory in memories),
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from hwmodels import Platform
+from simulator.batching.run_ahead import RunAhead
 from simulator.energy import PARTS, PHASES
 from simulator.energy.account import Entry, by, total_pj
 from simulator.energy.processed import kinds_of_layers
@@ -144,7 +145,7 @@ def test_requests_that_come_and_go_cost_the_same_in_haste(seed, tmp_path, monkey
 @pytest.mark.parametrize("max_batch", [1, 3, 8])
 def test_steps_that_are_simulated_together_cost_what_they_cost_one_by_one(max_batch, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.unit.runtime.test_batching.tiny_platform", lambda n: priced(tiny_platform(n)))
-    monkeypatch.setattr("simulator.batching.stretches.FLUSHED", 7)  # several times in a run
+    monkeypatch.setattr(RunAhead.__init__, "__defaults__", (7,))  # records are written several times in a run
     scheduling = partial(Continuous, max_batch=max_batch, token_budget=9)
     made = partial(serve, tmp_path, BURST, scheduling=scheduling, roles={"placement": PopularFirst}, prompt=11)
     fast, slow, summed = made(), made(stepwise=True), made(step_records=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -85,6 +85,20 @@ class RequestList:
                 continue
             content.update(json.dumps(values).encode() if isinstance(values, tuple) else values.tobytes())
         return content.hexdigest()
+
+
+def at_rate(requests: RequestList, rate_per_s: float, rows: Sequence[int], where: str) -> RequestList:
+    """The same requests in the same order, their times stretched so that those of `rows` come at this rate: with a mean
+    gap of 1 / rate_per_s. Raises WorkloadError where there is no gap, or where arrivals follow from the ends of others.
+    """
+    if not 0 < rate_per_s <= MOST_S:
+        raise WorkloadError(f"workload.rate_per_s is {rate_per_s}; expected above 0, up to {MOST_S:,.0f}, or null.")
+    if requests.closed_loop:
+        raise WorkloadError(f"workload.rate_per_s is set, but {where} is a closed loop; expected null.")
+    span_s = float(requests.arrival_s[rows[-1]] - requests.arrival_s[rows[0]])
+    if not span_s:
+        raise WorkloadError(f"workload.rate_per_s is set, but all requests of {where} come at once; expected null.")
+    return replace(requests, arrival_s=requests.arrival_s * ((len(rows) - 1) / rate_per_s / span_s))
 
 
 def prompt_tokens_of(info: RequestInfo) -> int:

@@ -4,44 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from experiments.compose import compose_config
-from experiments.run import plain, scenario_from_config
+from experiments.validation.published.machine import one_gpu, scenario_of
 from experiments.validation.published.runs import Run
 from simulator.result import simulate
+from simulator.runtime.shares import Shares
 from simulator.scenario import Scenario
 
 
-def _scenario(overrides: Sequence[str]) -> Scenario:
-    return scenario_from_config(plain(compose_config([*overrides, "reference=false"])))
-
-
 def free_bytes(scenario: Scenario, resident_share: float) -> int:
-    """What dense weights, workspace and a share of the experts leave of a worker's memory, as in a run."""
-    model, worker = scenario.model, scenario.platform.workers[0]
-    experts = model.expert_bytes * model.experts * len(model.moe_layers)
-    room = scenario.platform.memory_of(worker).memory_capacity_bytes
-    return room - model.dense_bytes - scenario.settings.workspace_bytes - round(resident_share * experts)
+    """What dense weights, workspace and a share of the experts leave of one GPU's memory, as in a run."""
+    _, shares = one_gpu(scenario)
+    room = scenario.platform.memory_of(scenario.platform.workers[0]).memory_capacity_bytes
+    experts = round(resident_share * _experts_bytes(scenario, shares))
+    return room - shares.dense_bytes(0) - scenario.settings.workspace_bytes - experts
 
 
-def batch_beside(overrides: Sequence[str], resident_share: float, full_batch: int) -> float:
+def batch_beside(overrides: Sequence[Any], resident_share: float, full_batch: int) -> float:
     """Requests that fit with a share of the experts resident, if so many fit with all: context is what fills memory.
 
     Each request takes free / full_batch of what the full model leaves, the most it can.
     """
-    scenario = _scenario(overrides)
+    scenario = scenario_of(overrides)
     return float(free_bytes(scenario, resident_share) * full_batch // free_bytes(scenario, 1.0))
 
 
-def memory_bytes(overrides: Sequence[str], resident_share: float, batch: int, context_tokens: int, ranks: int) -> float:
-    """Weights, workspace and KV cache of a batch on all ranks together; the overrides give one rank's part."""
-    scenario = _scenario(overrides)
+def memory_bytes(overrides: Sequence[Any], resident_share: float, batch: int, context_tokens: int) -> float:
+    """Weights, workspace and KV cache of a batch, on all GPUs that share them (layout.tp) together."""
+    scenario = scenario_of(overrides)
+    ranks, shares = one_gpu(scenario)
+    experts = round(resident_share * _experts_bytes(scenario, shares))
+    held = shares.dense_bytes(0) + experts + scenario.settings.workspace_bytes + batch * shares.kv_bytes(context_tokens)
+    return float(len(ranks.gpus) * held)
+
+
+def _experts_bytes(scenario: Scenario, shares: Shares) -> int:
+    """All experts, or where they are cut a GPU's slices of them."""
     model = scenario.model
-    experts = round(resident_share * model.expert_bytes * model.experts * len(model.moe_layers))
-    kv = batch * model.kv_bytes(context_tokens)
-    return float(ranks * (model.dense_bytes + experts + scenario.settings.workspace_bytes + kv))
+    return shares.slice_bytes(model.expert_bytes) * model.experts * len(model.moe_layers)
 
 
 def sorted_share(runs: Mapping[str, Run], key: str, within: float = 0.0) -> float:
@@ -63,9 +66,9 @@ def percentile_change(runs: Mapping[str, Run], of: str, over: str, percent: floa
     return one / other - 1
 
 
-def experts_per_step(overrides: Sequence[str]) -> float:
+def experts_per_step(overrides: Sequence[Any]) -> float:
     """Distinct experts that a layer runs in a step, mean over steps and layers of a run made here."""
-    run = simulate(_scenario(overrides))
+    run = simulate(scenario_of(overrides))
     asked = run.steps[["hits", "late", "loads", "on_cpu"]].to_numpy().sum()
     return float(asked / (len(run.steps) * len(run.run.layer_expert_bytes)))
 

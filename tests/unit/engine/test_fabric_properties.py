@@ -32,8 +32,8 @@ facts = st.lists(lane_facts, min_size=4, max_size=4)
 class Played:
     """A fabric with four lanes and what happened to its transfers."""
 
-    def __init__(self, facts, sized: bool = False, beside: bool = False) -> None:
-        self.fabric = Fabric(log=[])
+    def __init__(self, facts, sized: bool = False, beside: bool = False, kind: type[Fabric] = Fabric) -> None:
+        self.fabric = kind(log=[])
 
         def flash(active: int, request_bytes: int) -> float:
             return GB * min(active, 3) * (1.0 if request_bytes > 100 else 0.4)
@@ -145,6 +145,41 @@ def test_a_flow_far_away_changes_nothing_so_the_short_cut_for_one_flow_equals_th
         played.drain()
     assert alone.fabric.log == beside.fabric.log
     assert [t.landed_ps for t in alone.transfers] == [t.landed_ps for t in beside.transfers]
+
+
+class Eager(Fabric):
+    """Divides rates anew whenever a transfer starts or ends, at one instant as often as that happens."""
+
+    def _start(self, lane, now, shared=False):
+        super()._start(lane, now, False)
+
+    def _finish(self, transfer, now, go_on=True):
+        super()._finish(transfer, now, True)
+
+
+@EXAMPLES
+@given(facts, operations, st.booleans(), st.booleans())
+def test_dividing_rates_once_an_instant_changes_nothing(facts, operations, sized, together):
+    """`together`: few sizes, latencies and instants, so that many transfers start and end at once."""
+    if together:
+        facts = [(10_000 * (1 + latency % 2), chunk) for latency, chunk in facts]
+        operations = [
+            (
+                50_000 * (wait % 5 == 0),
+                "submit" if what == "cancel" else what,
+                lane,
+                100 * (1 + size % 2),
+                *more[:-1],
+                GB,
+            )
+            for wait, what, lane, size, *more in operations
+        ]
+    once, often = Played(facts, sized), Played(facts, sized, kind=Eager)
+    for played in (once, often):
+        played.play(operations)
+        played.drain()
+    assert once.fabric.log == often.fabric.log
+    assert [t.landed_ps for t in once.transfers] == [t.landed_ps for t in often.transfers]
 
 
 @EXAMPLES

@@ -17,6 +17,7 @@ from experiments.explain import ConfigError
 from experiments.figures.bars import bars, speedup_bars
 from experiments.figures.cache_size import cache_size_curves
 from experiments.figures.cache_size_grid import cache_size_grid
+from experiments.figures.curves import metric_curves
 from experiments.figures.expert_load import expert_load_map
 from experiments.figures.latency import latency_cdf
 from experiments.figures.pareto import pareto_front
@@ -83,6 +84,17 @@ TRIED = pd.DataFrame(
 )
 
 
+LOADED = pd.DataFrame(  # rows in no order
+    {
+        "system": ["a", "a", "b", "b", "a"],
+        "workload.rate_per_s": [4.0, 1.0, 1.0, 4.0, 2.0],
+        "ttft_p50_s": [0.9, 0.1, 0.2, 1.0, 0.3],
+        "ttft_p99_s": [8.0, 0.4, 0.5, 9.0, 1.5],
+        "slo_attainment": [0.25, 1.0, 0.9, 0.0, 0.75],
+    }
+)
+
+
 def machine(platform: str = "rtx_3060", model: str = "gpt_oss_20b") -> tuple[ModelSpec, Device]:
     cfg = compose_config([f"model={model}", f"platform={platform}"])
     described = Platform.from_mapping(cfg.platform)
@@ -112,6 +124,12 @@ KINDS: dict[str, tuple[Callable[..., list[Path]], Any, dict[str, Any], set[str]]
         SIZES,
         {"width_in": 3.3},
         {"hit rate (%)", "time per token (ms)", "expert cache (GiB)"},
+    ),
+    "curves": (
+        metric_curves,
+        LOADED,
+        {"x": "workload.rate_per_s", "series": "system", "panels": [["ttft_p50_s", "ttft_p99_s"], ["slo_attainment"]]},
+        {"time to first token (s)", "requests within SLO (%)", "requests that come (1/s)"},
     ),
     "cache size grid": (
         cache_size_grid,
@@ -324,6 +342,47 @@ def test_a_cache_size_left_to_the_run_comes_from_its_bytes(tmp_path: Path, drawn
         SIZES.head(2).assign(cache_gib=[2.0, None], cache_bytes=[2 * 2**30, 6 * 2**30]), tmp_path / "x", width_in=3.3
     )
     assert drawn[0].axes[0].lines[0].get_xdata().tolist() == [2.0, 6.0]
+
+
+def test_curves_have_a_panel_for_each_list_of_metrics_with_dashes_that_tell_these_apart(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw("curves", LOADED, tmp_path / "x")
+    latency, attained = drawn[0].axes
+    a_p50, a_p99, b_p50, b_p99 = [line for line in latency.lines if len(line.get_xdata())]
+    assert a_p50.get_xydata() == pytest.approx(np.array([[1, 0.1], [2, 0.3], [4, 0.9]]))
+    assert b_p99.get_xydata() == pytest.approx(np.array([[1, 0.5], [4, 9.0]]))
+    assert [line.get_linestyle() for line in (a_p50, b_p50, a_p99, b_p99)] == ["-", "-", "--", "--"]
+    assert a_p50.get_color() == a_p99.get_color() != b_p50.get_color()
+    assert latency.get_yscale() == "log"  # 0.1 to 9 s
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b", "p50", "p99"]
+    assert attained.lines[0].get_ydata().tolist() == [100.0, 75.0, 25.0]
+    assert attained.get_ylim() == (0, 100)
+
+
+@pytest.mark.parametrize(
+    ("panels", "sentence"),
+    [
+        (
+            [["ttft_p50_s", "slo_attainment"]],
+            "ttft_p50_s and slo_attainment differ in their unit; expected one a panel",
+        ),
+        ([[]], "a panel has 0 metrics; expected 1 to 3"),
+    ],
+)
+def test_a_panel_of_what_cannot_share_an_axis_is_refused(tmp_path: Path, panels: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^figure x: {sentence}\\.$"):
+        metric_curves(LOADED, tmp_path / "x", x="workload.rate_per_s", series="system", panels=panels)
+
+
+def test_counts_have_no_ticks_between_them_and_categories_that_are_numbers_say_of_what(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    table = pd.DataFrame({"tenants.count": [2, 4], "fits": [2.0, 3.0]})
+    bars(table, tmp_path / "x", value="fits", category="tenants.count", horizontal=False)
+    (axes,) = drawn[0].axes
+    assert axes.get_xlabel() == "instances"
+    assert all(tick == round(tick) for tick in axes.get_yticks())
 
 
 def lines_of(axes: Any) -> dict[str, Any]:

@@ -39,6 +39,9 @@ def test_instances_fit_as_long_as_what_each_adds_has_room(parts):
     assert resident_instances(MOESAIC, REQUESTS, TOKENS) == by_hand > 4
     alone = 64 * 10**6 // (experts + dense + engine)
     assert resident_instances(SEPARATE, REQUESTS, TOKENS) == alone > 1
+    half = [*SEPARATE, "policy/gating=resident", "policy/slots=expert_share", "policy.slots.spare=0"]
+    fits = resident_instances(half, REQUESTS, TOKENS, share=0.5)
+    assert fits == 64 * 10**6 // (experts // 2 + dense + engine) > alone
     assert instances_ratio(MOESAIC, SEPARATE, REQUESTS, TOKENS) == by_hand / alone
 
 

@@ -80,6 +80,9 @@ CUT = {
     "memory_or_time": ["system=on_demand_lru,cpu_in_place", "cache_gib=2,4"],
     "cache_policies": ["policy/cache=lru,belady"],
     "cache_budget": ["cache_gib=2,4"],
+    "request_rate": ["workload.requests=2", "workload.rate_per_s=2,4"],
+    "layouts": ["workload.requests=2", "policy.scheduling.max_batch=16"],
+    "instances": ["workload.requests=2", "tenants.count=1,2"],
     "systems_against_budget": [
         "cache_gib=2,4",
         "platform=rtx_4090_i9_14900k",
@@ -88,7 +91,7 @@ CUT = {
     ],
 }
 TWO_SWEEPS = ("sensitivity",)
-ONE_SWEEP = ("systems_against_budget",)
+ONE_SWEEP = ("systems_against_budget", "layouts", "instances")
 
 
 @pytest.mark.filterwarnings("ignore::experiments.results.NoiseWarning")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.validation.published.machine import scenario_of
 from experiments.validation.published.queues import (
-    _scenario,
     batch_beside,
     experts_per_step,
     free_bytes,
@@ -30,24 +30,34 @@ def runs(**values):
 def test_memory_is_that_of_the_ledger_of_a_run():
     batch, context = 3, 48
     lengths = [f"workload.requests={batch}", f"workload.batch_size={batch}", "workload.prompt_tokens=40"]
-    scenario = _scenario([*TINY, *lengths, "workload.decode_tokens=8", "workload.binding=cycle"])
+    scenario = scenario_of([*TINY, *lengths, "workload.decode_tokens=8", "workload.binding=cycle"])
     (memory,) = build(scenario).memories
     held = memory.dense_bytes + memory.kv_bytes + memory.workspace_bytes + memory.cache_bytes
-    assert memory_bytes(TINY, 1.0, batch, context, 1) == held
-    assert memory_bytes(TINY, 0.5, batch, context, 4) == 4 * (held - memory.cache_bytes / 2)
+    assert memory_bytes(TINY, 1.0, batch, context) == held
+    assert memory_bytes(TINY, 0.5, batch, context) == held - memory.cache_bytes / 2
+
+
+def test_memory_under_a_layout_is_that_of_all_gpus_and_what_is_free_that_of_one():
+    shared = ["model=tiny_moe", "trace=tiny_moe", "platform=two_rtx_3090", "layout.tp=2", "workload.requests=1"]
+    lengths = ["workload.prompt_tokens=40", "workload.decode_tokens=8", "workload.binding=cycle"]
+    run = build(scenario_of([*shared, *lengths]))
+    (memory,) = run.memories
+    held = memory.dense_bytes + memory.kv_bytes + memory.workspace_bytes + memory.cache_bytes
+    assert memory_bytes(shared, 1.0, 1, 48) == 2 * held
+    assert free_bytes(scenario_of(shared), 1.0) == memory.capacity_bytes - (held - memory.kv_bytes)
 
 
 def test_what_is_free_beside_a_share_of_the_experts_is_just_what_a_run_accepts_as_kv_cache():
-    free = free_bytes(_scenario(TINY), 0.5)
-    cache_gib = memory_bytes(TINY, 0.5, 0, 0, 1) - memory_bytes(TINY, 0.0, 0, 0, 1)
+    free = free_bytes(scenario_of(TINY), 0.5)
+    cache_gib = memory_bytes(TINY, 0.5, 0, 0) - memory_bytes(TINY, 0.0, 0, 0)
     common = [*TINY, "policy/scheduling=continuous", f"cache_gib={cache_gib / 2**30}"]
-    build(_scenario([*common, f"settings.kv_cache_bytes={free}"]))
+    build(scenario_of([*common, f"settings.kv_cache_bytes={free}"]))
     with pytest.raises(ScenarioError, match="leave"):
-        build(_scenario([*common, f"settings.kv_cache_bytes={free + 1}"]))
+        build(scenario_of([*common, f"settings.kv_cache_bytes={free + 1}"]))
 
 
 def test_the_batch_grows_as_the_room_does():
-    scenario = _scenario(TINY)
+    scenario = scenario_of(TINY)
     assert batch_beside(TINY, 1.0, 7) == 7
     assert batch_beside(TINY, 0.5, 1000) == 1000 * free_bytes(scenario, 0.5) // free_bytes(scenario, 1.0)
 

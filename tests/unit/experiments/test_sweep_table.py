@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -108,3 +109,19 @@ def test_up_to_ten_points_are_all_printed(call: Callable) -> None:
     lines = said.out.splitlines()
     assert lines[1] == "the 5 fastest of 11"
     assert lines[8].startswith("written to y")
+
+
+def test_points_whose_requests_have_other_columns_are_in_one_table(call: Callable, tmp_path: Path) -> None:
+    served = [
+        "model=tiny_moe",
+        "trace=tiny_moe",
+        "policy/scheduling=continuous",
+        "workload.requests=4",
+        "reference=false",
+    ]
+    said = call("sweep", *served, "tenants.count=1,2", "--out", "swept", "--workers", "0")
+    assert said.code == 0, said.err
+    table = pd.read_parquet(tmp_path / "swept" / "requests.parquet")
+    assert table["point"].tolist() == [0] * 4 + [1] * 4
+    assert table["instance"].isna().tolist() == [True] * 4 + [False] * 4
+    assert table["instance"].tolist()[4:] == [0, 1, 0, 1]

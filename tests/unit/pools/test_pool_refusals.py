@@ -108,13 +108,32 @@ def test_experts_have_to_be_in_gpu_memory(tmp_path, placement, room):
     if placement is not None:
         made = replace(made, system=replace(made.system, placement=placement))
     held = 0 if placement else 7
-    with pytest.raises(ScenarioError, match=rf"^pools\.prefill: {held} of 8 experts of tiny are in GPU memory at the"):
+    with pytest.raises(ScenarioError, match=rf"^pools\.decode: {held} of 8 experts of tiny are in GPU memory at the"):
         simulate(made)
 
 
-def test_a_layout_that_cannot_be_is_refused_as_without_pools(tmp_path):
-    with pytest.raises(ModelError, match=r"^layout\.tp is 3; expected a divisor of the 2 GPUs of a stage\.$"):
-        simulate(scenario(tmp_path, [0.0], two({"gpus": 2, "tp": 3}), workers=3))
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_a_layout_that_cannot_be_is_refused_with_its_pool(tmp_path, name):
+    pools = two(**{name: {"gpus": 2, "tp": 3}})
+    sentence = rf"^pools\.{name}: layout\.tp is 3; expected a divisor of the 2 GPUs of a stage\.$"
+    ran = []
+    with pytest.raises(ModelError, match=sentence):
+        simulate(scenario(tmp_path, [0.0], pools, workers=3), ran.append)
+    assert not ran
+
+
+def test_a_request_that_fits_the_prompts_but_not_the_answers_is_refused_before_it_runs(tmp_path):
+    ran = []
+    sentence = r"^pools\.decode: request 0 needs 3072 bytes of KV cache for its 12 tokens, but settings\.kv_cache_bytes"
+    with pytest.raises(ScenarioError, match=sentence):
+        simulate(scenario(tmp_path, [0.0], two(), lengths=[(6, 6)], kv_cache_bytes=8 * 256), ran.append)
+    assert not ran
+
+
+def test_progress_counts_every_token(tmp_path):
+    ran = []
+    simulate(scenario(tmp_path, [0.0, 0.1], two(), lengths=[(6, 5), (4, 3)]), ran.append)
+    assert sum(ran) == 18
 
 
 @pytest.mark.parametrize("scheduling", [partial(Regroup, batch_size=2), ExpertAware])
