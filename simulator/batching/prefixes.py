@@ -54,8 +54,7 @@ class PrefixPages(KvPages):
             return 0
         most = min(found.tokens, request.prefix_tokens, max(0, request.fresh - 1))
         tokens = most // self.page_tokens * self.page_tokens
-        whole = self.bytes_of(request.base + request.rows) + found.size_bytes - self._bytes_of_all(tokens)
-        return tokens if whole <= self.capacity_bytes[found.worker] else 0
+        return tokens if self._fits(request, found.worker, found.size_bytes, tokens) else 0
 
     def publish(self, request: Request) -> None:
         """Keep what a request has computed of its prefix, for others, if nobody has kept as much and there is room."""
@@ -70,7 +69,7 @@ class PrefixPages(KvPages):
         size, whole = self.bytes_of(tokens), self._bytes_of_all(tokens)
         kept = found.size_bytes if found is not None and shared is not None else 0
         more = size - kept - (whole - (shared or 0))
-        if more > self.free_bytes[worker]:
+        if more > self.free_bytes[worker] or not self._fits(request, worker, size, tokens):
             return
         if found is not None and shared is None:  # nobody builds on the shorter one
             self._idle_bytes[found.worker] -= found.size_bytes
@@ -124,6 +123,12 @@ class PrefixPages(KvPages):
             self.free_bytes[worker] += found.size_bytes
             self._idle_bytes[worker] += found.size_bytes
         self._taken(worker, 0)
+
+    def _fits(self, request: Request, worker: int, size_bytes: int, tokens: int) -> bool:
+        """Whether a worker has room for all of a request that builds on so many tokens of a prefix of this size, where
+        it is alone; it would else never end."""
+        whole = self.bytes_of(request.base + request.rows) + size_bytes - self._bytes_of_all(tokens)
+        return whole <= self.capacity_bytes[worker]
 
     def _bytes_of_all(self, tokens: int) -> int:
         """Of so many tokens, in layers that keep all of a context."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.batching.prefixes import PrefixPages
+from simulator.model_attention import AttentionSpec
 from simulator.plan import Workload
 from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.scheduling.continuous import Continuous
@@ -17,6 +19,7 @@ from simulator.scenario import ScenarioError
 from tests.helpers import random_trace, run, steps_of, system, tiny_model, tiny_platform
 
 MODEL = {"layers": 2, "experts": 4, "top_k": 2}
+WINDOW = AttentionSpec(heads=2, kv_heads=2, head_dim=16, window=8)
 PAGE_BYTES = 1024  # 4 tokens of 256 bytes
 
 
@@ -27,10 +30,10 @@ def listed(tmp_path, rows):
     return Workload(file=str(path), binding="cycle")
 
 
-def serve(workload, *, workers=1, roles=None, **settings):
+def serve(workload, *, workers=1, roles=None, model=None, **settings):
     scheduling = partial(Continuous, max_batch=4, token_budget=64)
     return run(
-        tiny_model(**MODEL),
+        model or tiny_model(**MODEL),
         random_trace(3, 5, 12, prompt=4, **MODEL),
         tiny_platform(workers),
         system(**{"scheduling": scheduling, **(roles or {})}),
@@ -94,6 +97,14 @@ def test_every_token_is_computed_once_or_found_however_the_run_is_simulated(tmp_
         assert batcher.pages.free_bytes == batcher.pages.capacity_bytes
         found += rows.reused_tokens.sum()
     assert found > 0
+
+
+def test_a_prefix_that_leaves_its_own_request_no_room_is_not_kept(tmp_path):
+    model = replace(tiny_model(**MODEL), attention={"near": WINDOW, "all": replace(WINDOW, window=None)})
+    rows = [(0, 16, 8, "a", 24), (0, 16, 8, "a", 24), (0, 12, 12, "b", 24)]
+    result = serve(listed(tmp_path, rows), model=replace(model, attention_pattern=("near", "all")), kv_cache_bytes=4096)
+    assert result.requests.decode_tokens.tolist() == [8, 8, 12]
+    assert result.summary["preemptions"] < 10
 
 
 class Asked:
