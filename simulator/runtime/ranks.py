@@ -87,12 +87,12 @@ class Ranks:
         if self.layout is None:
             return {}
         per_gpu = tokens_per_s / len(self.gpus) if tokens_per_s is not None else None
-        names: dict[str, str | float | None] = {
+        return {
             "layout": str(self.layout),
             "gpus": len(self.gpus),
             "gpus_per_worker": self.each,
+            "tokens_per_s_per_gpu": per_gpu,
         }
-        return {**names, "tokens_per_s_per_gpu": per_gpu}
 
     def worker_of(self, gpu: str) -> int | None:
         """The index of the worker that stands for a GPU."""

@@ -249,9 +249,11 @@ def test_many_steps_at_once_give_what_each_step_gives_under_tensor_parallelism()
     assert fast.summary["attribution"]["all_reduce"] > 0
 
 
-def test_sums_on_the_links_are_not_lost_where_steps_could_be_taken_at_once():
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_sums_on_the_links_are_not_lost_where_steps_could_be_taken_at_once(mirrored):
     free, slow = (
-        nvlink_pair(LayoutChoice(tp=4, gpus=4), stepwise=stepwise, collectives="links") for stepwise in (False, True)
+        nvlink_pair(LayoutChoice(tp=4, gpus=4, mirrored=mirrored), stepwise=stepwise, collectives="links")
+        for stepwise in (False, True)
     )
     assert steps_of(free) == steps_of(slow)
     assert free.summary["attribution"]["all_reduce"] > 0
