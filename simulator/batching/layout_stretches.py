@@ -18,6 +18,7 @@ from simulator.batching.placed import ExpertParts, Placed
 from simulator.batching.prepared import Preparer, counted
 from simulator.batching.request import Request
 from simulator.batching.run_ahead import FLUSHED, Lists, RunAhead, Span, columns, lists
+from simulator.batching.stretches import Stretch
 from simulator.engine.fabric import LANDED
 from simulator.residency import RESIDENT
 from simulator.runtime import collectives
@@ -33,11 +34,25 @@ MOST_KEPT = 1 << 20  # numbers of costs that wait for their records
 
 
 class _Stretch(NamedTuple):
-    """Steps of the same requests, what they cost, and how many experts of each part run, [steps, parts, layers]."""
+    """Steps of the same requests, and what they cost.
+
+    active: experts of each part that run, [steps, parts, layers]; pairs: of tokens and experts in all steps, [parts];
+    contexts: of each group's requests after the first step, where all decode.
+    """
 
     span: Span
     costs: Costs
     active: np.ndarray
+    pairs: np.ndarray
+    contexts: list[list[int]]
+
+    def of(self, group: int, part: int) -> Stretch:
+        """As one worker sees it."""
+        span = self.span
+        if not span.prompt_tokens:
+            span = span._replace(contexts=self.contexts[group], tokens=len(self.contexts[group]))
+        nothing = np.empty(0)
+        return Stretch(span, self.active[:, part], nothing, None, 0, int(self.pairs[part]))
 
 
 _Records = tuple[dict[str, np.ndarray], np.ndarray, Lists, dict[str, np.ndarray]]
@@ -133,8 +148,8 @@ class LayoutStretches(RunAhead):
         steps = self._most(requests, time_ps)
         groups = self._by_group([(request, 1) for request in requests])
         dense, reached = [], []
-        for own in groups:
-            contexts = [request.base + request.done + 1 for request, _ in own]
+        contexts_of = [[request.base + request.done + 1 for request, _ in own] for own in groups]
+        for own, contexts in zip(groups, contexts_of, strict=True):
             dense.append(self._dense.decode(contexts, steps) if own else np.tile(self._dense.idle(), (steps, 1, 1)))
             rows = [_placed(request).touched[request.done : request.done + steps] for request, _ in own]
             reached.append(np.sum(rows, axis=0) if rows else np.zeros((steps, *self._layer_parts), dtype=np.int64))
@@ -144,7 +159,9 @@ class LayoutStretches(RunAhead):
         tokens = [len(own) for own in groups]
         costs = self._costs(np.stack(dense, axis=1), counts, np.stack(reached, axis=2), tokens, tokens, True)
         span = self._decoded(requests, time_ps, time_ps + self._meetings.lasts_ps(costs).cumsum())
-        return _Stretch(span, costs.first(len(span.ends_ps)), (counts > 0).sum(axis=3)[: len(span.ends_ps)])
+        counts = counts[: len(span.ends_ps)]
+        pairs = counts.sum(axis=(0, 2, 3))
+        return _Stretch(span, costs.first(len(span.ends_ps)), (counts > 0).sum(axis=3), pairs, contexts_of)
 
     def _mixed(self, parts: Parts, decoding: list[Request], time_ps: int) -> _Stretch | None:
         chunks = [(request, tokens) for request, tokens in parts if request.done < request.fresh]
@@ -162,7 +179,10 @@ class LayoutStretches(RunAhead):
         assert isinstance(counts, np.ndarray)
         costs = self._costs(dense[None], counts[None], reached.transpose(1, 0, 2)[None], each, sampled, False)
         span = self._one(parts, time_ps, time_ps + int(self._meetings.lasts_ps(costs)[0]))
-        return _Stretch(span, costs, (counts > 0).sum(axis=2)[None])
+        for place, worker in zip(self._ranks.places, self._workers, strict=True):
+            if own := groups[place.group]:
+                worker.processed.mixed(*_tokens_of(own), each[place.group], sampled[place.group])
+        return _Stretch(span, costs, (counts > 0).sum(axis=2)[None], counts.sum(axis=(1, 2)), [])
 
     @property
     def _layer_parts(self) -> tuple[int, int]:
@@ -178,8 +198,7 @@ class LayoutStretches(RunAhead):
 
     def _dense_of(self, own: Parts) -> np.ndarray:
         """Of a group in a step with chunks of prompts, [D, 3]."""
-        contexts = [request.context_after(1) for request, _ in own if request.done >= request.fresh]
-        prompts = tuple([(n, request.context_after(n)) for request, n in own if request.done < request.fresh])
+        contexts, prompts = _tokens_of(own)
         if prompts:
             return self._dense.mixed(contexts, prompts, _sampled(own))
         found: np.ndarray = self._dense.decode(contexts, 1)[0] if contexts else self._dense.idle()
@@ -223,7 +242,14 @@ class LayoutStretches(RunAhead):
             mine = {**numbers, "hits": own.sum(axis=1), "busy_ps": busy_ps[:, rank]}
             waited_ps = dict(zip(names, causes_ps[:, rank].T, strict=True))
             self._written[rank].append((mine, own, items, waited_ps))
+            self._workers[rank].processed.repeated([stretch.of(place.group, place.part) for stretch in pending])
         self._pending = []
+
+
+def _tokens_of(own: Parts) -> tuple[list[int], tuple[tuple[int, int], ...]]:
+    """Contexts of the requests that decode, and (new tokens, context) of the chunks of prompts."""
+    contexts = [request.context_after(1) for request, _ in own if request.done >= request.fresh]
+    return contexts, tuple([(n, request.context_after(n)) for request, n in own if request.done < request.fresh])
 
 
 def _placed(request: Request) -> Placed:

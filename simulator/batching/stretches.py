@@ -33,7 +33,7 @@ class Stretch(NamedTuple):
     dense_ps: np.ndarray  # [steps, 4]
     experts_ps: np.ndarray | None  # [steps, 3]; None: as many as are active say
     sums_ps: int  # of a step, see simulator.runtime.collectives
-    pairs: int  # of tokens and experts, in each step
+    pairs: int  # of tokens and experts, in all of them
 
 
 class Stretches(RunAhead):
@@ -97,7 +97,7 @@ class Stretches(RunAhead):
             dense_ps=dense_ps[:steps],
             experts_ps=None if experts_ps is None else experts_ps[:steps],
             sums_ps=sums_ps,
-            pairs=sum([request.prepared.cells.shape[1] for request in requests]),  # type: ignore[attr-defined]
+            pairs=steps * sum([request.prepared.cells.shape[1] for request in requests]),  # type: ignore[attr-defined]
         )
 
     def _active(self, requests: list[Request], steps: int) -> np.ndarray:

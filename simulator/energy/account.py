@@ -20,7 +20,6 @@ from hwmodels.energy import (
     link_pj_per_bit,
     memory_pj_per_bit,
 )
-from simulator.batching.layout_stretches import WorkerStretches
 from simulator.energy import PHASES
 from simulator.energy.mirrored import twin, ways
 from simulator.energy.work import HOST, Done, dense_work, expert_work
@@ -69,10 +68,6 @@ def account(run: Run, measured: Measured) -> list[Entry]:
     if not run.bounded or run.scenario.pools is not None or run.scenario.portion is not None:
         where = "in pools of several runs" if run.bounded else "where layers stream"
         raise EnergyUnknown(f"work is not counted bottom up {where}")
-    if any(isinstance(worker.stretches, WorkerStretches) for worker in run.workers):
-        raise EnergyUnknown(
-            "work is not counted bottom up where several GPUs take many steps at once; settings.stepwise=true does"
-        )
     entries = [*_computed(run), *_copied(run, measured), *_summed(run), *_background(run, measured)]
     return [entry for entry in entries if entry.amount]
 

@@ -79,12 +79,12 @@ class Processed:
         for stretch in stretches:
             span = stretch.span
             steps, phase = len(span.ends_ps), int(span.prompt_tokens > 0)
-            self.shared_tokens[phase] += stretch.pairs * steps - int(stretch.active.sum())
-            if not phase:
+            self.shared_tokens[phase] += stretch.pairs - int(stretch.active.sum())
+            if not phase and span.tokens:
                 for numbers, count in ((self.steps, 1), (self.headed, 1), (self.tokens, span.tokens)):
                     numbers[0] += steps * count
                 self.sampled[0] += steps * span.tokens
-        decoding = [stretch.span for stretch in stretches if not stretch.span.prompt_tokens]
+        decoding = [stretch.span for stretch in stretches if stretch.span.tokens and not stretch.span.prompt_tokens]
         if decoding:
             firsts = np.concatenate([span.contexts for span in decoding])
             lengths = [len(span.contexts) for span in decoding]

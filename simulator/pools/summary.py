@@ -59,10 +59,10 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
         "carbon_g": None if given is None else carbon_g(energy_j, seconds(result.duration_ps), given),
         "energy_per_token_j": energy_j / all_tokens if all_tokens else None,
     }
-    return found | intervals(result.draws) | _pools(result, rows)
+    return found | intervals(result.draws) | _pools(result, rows, found["tokens_per_s"])
 
 
-def _pools(result: PooledResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _pools(result: PooledResult, rows: list[dict[str, Any]], tokens_per_s: float | None) -> dict[str, Any]:
     """What only pools have. Utilisation: time in steps over the time from the start of the run to its end."""
     pools = result.run.scenario.pools
     assert pools is not None
@@ -80,6 +80,7 @@ def _pools(result: PooledResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "layout": "; ".join(words),
         "gpus": pools.gpus,
+        "tokens_per_s_per_gpu": None if tokens_per_s is None else tokens_per_s / pools.gpus,
         **busy,
         "kv_transfer_bytes": sum(columns["kv_bytes"]),
         "kv_transfer_mean_s": float(np.mean(times)) if times else None,
