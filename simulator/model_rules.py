@@ -55,7 +55,7 @@ def problems(spec: "ModelSpec") -> Iterator[str]:
         bits = spec.bits(key)
         if not 0 < bits <= 64:
             yield f"field '{key}_bits' must be above 0 and at most 64, got {bits}"
-    allowed = ("fp32", "fp16", "bf16", "fp8", "int8")
+    allowed = ("fp32", "fp16", "bf16", "fp8", "fp4", "int8")
     for key in ("dtype", "linear_dtype"):
         if getattr(spec, key) not in (*allowed, *([""] if key == "linear_dtype" else [])):
             yield f"field '{key}' must be one of {', '.join(allowed)}, got '{getattr(spec, key)}'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.figures.style import PAGE_IN, figure
+from experiments.figures.style import PAGE_IN, figure, logarithmic
 from experiments.serving.report import errors_of, named_rows, table_of_errors
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             both = run[[f"silicon_{what}_ms", f"ours_{what}_ms"]]
             low, high = both.min().min() / 1.3, both.max().max() * 1.3
             axes.plot([low, high], [low, high], color="0.4", linewidth=0.8)
-            axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+            for axis in "xy":
+                logarithmic(axes, axis, low, high)
             axes.set_title(f"{what.upper()} (ms)", fontsize=9)
             axes.set_xlabel("measured")
             axes.set_ylabel("simulated")
