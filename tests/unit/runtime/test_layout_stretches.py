@@ -29,7 +29,7 @@ from simulator.runtime.ranks import Place, Ranks
 from tests.helpers import EXPERT_BYTES, random_trace, real_trace, run, shipped, steps_of, system
 from tests.helpers import tiny_platform as plain_platform
 
-CASES = 30
+CASES = 20
 COLUMNS = ("batch", "tokens", "prompt_tokens", "requests", "kv_tokens", "last", "prefill", "busy_ps")
 LAYOUTS = (
     {"attention_dp": 4},
