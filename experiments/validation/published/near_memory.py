@@ -14,8 +14,8 @@ def gemv_speed_up(
 ) -> float:
     """Time of a product on the worker over that on a unit of its memory.
 
-    The matrix of rows x columns weights of `weight_bits` lies in the memory; `batch` vectors are multiplied at once. The
-    worker reads through the memory's outside (memory_read_bytes_per_s), the unit inside.
+    The matrix of rows x columns weights of `weight_bits` lies in the memory; `batch` vectors are multiplied at once.
+    The worker reads through the memory's outside (memory_read_bytes_per_s), the unit inside.
     """
     machine = Platform.from_mapping(load("platform", platform), platform)
     work = operators.gemm(batch, rows, columns, weight_bits, dtype)
@@ -47,8 +47,8 @@ def peak_over_bandwidth(platform: str, unit: str, dtype: str = "fp16") -> float:
 def decode_speed_up(platform: str, unit: str, model: str, bits: float, dtype: str, context: int) -> float:
     """Time of one decoded token on the worker over that with all its products on a unit of its memory.
 
-    A dense model of `bits` per weight, arithmetic of its products in `dtype`; norms and attention to `context` tokens stay
-    on the worker, and nothing overlaps.
+    A dense model of `bits` per weight, arithmetic of its products in `dtype`; norms and attention to `context` tokens
+    stay on the worker, and nothing overlaps.
     """
     machine = Platform.from_mapping(load("platform", platform), platform)
     spec = replace(ModelSpec.from_mapping(load("model", model), model), default_bits=bits, linear_dtype=dtype)

@@ -15,9 +15,9 @@ PRESETS = {  # units' bandwidth over the worker's, bits and dtype of a weight
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_vector_gains_the_ratio_of_bandwidths_and_each_row_costs_as_much_again(name):
     ratio, bits, dtype = PRESETS[name]
-    assert gemv_speed_up(name, "banks", N, N, 1, bits, dtype) == pytest.approx(ratio, rel=0.003)
+    assert gemv_speed_up(name, "banks", N, N, 1, bits, dtype) == pytest.approx(ratio, rel=0.01)
     for batch in (2, 4):  # the worker reads weights once, a unit once for each vector
-        assert gemv_speed_up(name, "banks", N, N, batch, bits, dtype) == pytest.approx(ratio / batch, rel=0.003)
+        assert gemv_speed_up(name, "banks", N, N, batch, bits, dtype) == pytest.approx(ratio / batch, rel=0.01)
 
 
 def test_the_time_of_a_product_is_its_bytes_over_the_units_bandwidth():
