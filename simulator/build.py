@@ -56,6 +56,7 @@ from simulator.runtime.costs import DenseCosts, DenseTable, ExpertCosts, HostedD
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange, owned
 from simulator.runtime.loader import Loader, StagedLoader
+from simulator.runtime.loop_order import make_loop_order
 from simulator.runtime.near_attention import NearAttention
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.recorder import Recorder
@@ -646,6 +647,7 @@ class _Builder:
             move_ps_per_byte=2e12 / platform.memory_of(name).memory_read_bytes_per_s,  # read once and written once
             swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
             collectives=make_collectives(scenario, self.ranks, self.shares, rank, self.times, self._lane, exchange),
+            loop_order=make_loop_order(self.pipeline, scenario, self.routing, len(self.workers)),
         )
 
     def _forecaster(self) -> PredictionPolicy | None:

@@ -42,9 +42,10 @@ def problems(spec: "ModelSpec") -> Iterator[str]:
             yield f"field '{key}' must be at most experts ({spec.experts}), got {getattr(spec, key)}"
     if spec.ffn_matrices not in (2, 3):
         yield f"field 'ffn_matrices' must be 2 (plain) or 3 (gated), got {spec.ffn_matrices}"
-    for key in ("encoder_layers", "first_dense_layers"):
-        if getattr(spec, key) >= max(spec.layers, 1):
-            yield f"field '{key}' must be below layers ({spec.layers}), got {getattr(spec, key)}"
+    if spec.first_dense_layers >= max(spec.layers, 1):
+        yield f"field 'first_dense_layers' must be below layers ({spec.layers}), got {spec.first_dense_layers}"
+    if spec.encoder_layers > spec.layers:
+        yield f"field 'encoder_layers' must be at most layers ({spec.layers}), got {spec.encoder_layers}"
     if not dense and not spec.moe_layers:
         yield f"field 'moe_every' leaves no MoE layer among {spec.layers} layers, got {spec.moe_every}"
     if not spec.dense_intermediate and (spec.dense_branch or len(spec.moe_layers) < spec.layers):

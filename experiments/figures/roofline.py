@@ -64,7 +64,7 @@ def _operators(
     first layer which has it."""
     many = len(set(model.attention_pattern)) > 1
     seen: set[str] = set()
-    for layer in range(model.encoder_layers, model.layers):
+    for layer in range(model.encoder_layers % model.layers, model.layers):  # the decoder, if there is one
         kind = model.attention_pattern[layer % len(model.attention_pattern)]
         works = model.layer_dense_work(layer, tokens, kv_tokens, phase)
         for name, group in groupby(works, lambda work: work.name):

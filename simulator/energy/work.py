@@ -85,6 +85,8 @@ def expert_work(worker: Worker) -> Iterator[Done]:
         weights = sum(n * size for n, size in zip(counts, layer_bytes, strict=True))
         if len(tier.partitions) > tier.layers:  # several precisions
             weights = processed.expert_bytes[phase]
+        if worker.loop_order is not None:
+            weights += sum(n * size for n, size in zip(worker.loop_order.again[phase], layer_bytes, strict=True))
         weights -= processed.host_bytes[phase] + sum(sizes[phase] for sizes, _ in processed.near.values())
         here = sum(counts) + processed.shared_tokens[phase] - processed.host_tokens[phase]
         here -= sum(served[phase] for _, served in processed.near.values())

@@ -29,6 +29,7 @@ from simulator.runtime.costs import DenseTable, ExpertCosts, Parts
 from simulator.runtime.cpu import CpuExperts
 from simulator.runtime.exchange import Exchange
 from simulator.runtime.loader import Loader
+from simulator.runtime.loop_order import LoopOrder
 from simulator.runtime.near import NearUnits
 from simulator.runtime.path import Path
 from simulator.runtime.record_log import RecordLog
@@ -78,7 +79,7 @@ class Worker(Stream):
     what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
     adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said;
     `swap_lanes` carry KV cache from and to host memory; `forecaster` is a prediction that is asked in every layer;
-    `move_ps_per_byte` the time of a copy within its memory.
+    `move_ps_per_byte` the time of a copy within its memory; `loop_order` says how often weights are read in a layer.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Worker(Stream):
         collectives: Collectives | None = None,
         forecaster: PredictionPolicy | None = None,
         move_ps_per_byte: float = 0.0,
+        loop_order: LoopOrder | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -146,6 +148,7 @@ class Worker(Stream):
         self._routing = routing
         self._swap_lanes = swap_lanes
         self._forecaster, self._move_ps_per_byte = forecaster, move_ps_per_byte
+        self.loop_order = loop_order
         self.stages: Stages | None = None  # where several steps are under way at once
         self.stretches: Stretches | WorkerStretches | None = None
         tier.view.routing = routing
@@ -453,7 +456,7 @@ class Worker(Stream):
                     if extra and transfer.blob not in tokens:
                         continue
                     row = transfer.blob // self._experts_per_layer
-                    duration, split = self._costs.together(row, (tokens[transfer.blob],))
+                    duration, split = self._costs.together(row, self._served((transfer.blob,), tokens))
                 t += duration
                 busy += duration
                 ends.append(t)
@@ -580,7 +583,7 @@ class Worker(Stream):
         """Run experts of one layer that are here, those of one precision as one launch; returns when the last ends."""
         rows: dict[int, list[int]] = {}
         if self._levels == 1:
-            rows[blobs[0] // self._experts_per_layer] = [tokens[blob] for blob in blobs] if tokens else [1] * len(blobs)
+            rows[blobs[0] // self._experts_per_layer] = self._served(blobs, tokens)
         else:
             for blob in blobs:
                 rows.setdefault(blob // self._experts_per_layer, []).append(tokens[blob] if tokens else 1)
@@ -590,6 +593,14 @@ class Worker(Stream):
             self.path.ends.append(t)
             self.path.parts.append(split)
         return t
+
+    def _served(self, blobs: Sequence[int], tokens: dict[int, int] | None) -> Sequence[int]:
+        """Tokens of each time that the weights of these experts of a layer are read: once, but for a loop order."""
+        if tokens is None:
+            return [1] * len(blobs)
+        if self.loop_order is None:
+            return [tokens[blob] for blob in blobs]
+        return self.loop_order.served(self.record.prefill, blobs[0] // self._experts_per_layer, blobs)
 
     def _runs_ps(self, row: int, tokens: Sequence[int]) -> int:
         """How long experts of `row` (level * layers + layer) run as one launch."""

@@ -40,10 +40,11 @@ def policy(made: dict[str, str], role: str) -> type:
 
 
 def wants_one_worker(made: dict[str, str]) -> bool:
-    """Whether a system decides by what the router says, or by what is resident, while the run goes on; or streams."""
+    """Whether a system decides by what the router says, or by what is resident, while the run goes on; or streams, or
+    has a loop order."""
     routing = "weights" in (*policy(made, "execution").uses, *policy(made, "execution").needs)
     by_step = policy(made, "prediction").by_step
-    streams = made["policy/pipeline"] == "micro_batches"
+    streams = made["policy/pipeline"] in ("micro_batches", "token_windows")
     return policy(made, "gating").chooses or made["policy/precision"] != "stored" or routing or by_step or streams
 
 
