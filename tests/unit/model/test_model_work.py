@@ -99,7 +99,7 @@ def test_a_token_takes_two_operations_per_active_weight(name):
     experts = len(model.moe_layers) * model.top_k * model.expert_work(1).flops
     weights = model.active_params() - model.parts()["norms"][0]
     if any(model.expert_bias + model.router_bias + small(kind) for kind in model.attention.values()):
-        assert 0 < 2 * weights - (linear + experts) < 2e-3 * 2 * weights  # biases and the like are not multiplied
+        assert 0 < 2 * weights - (linear + experts) < 3e-3 * 2 * weights  # biases and the like are not multiplied
     else:
         assert linear + experts == 2 * weights
 
