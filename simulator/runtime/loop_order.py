@@ -41,6 +41,8 @@ def make_loop_order(pipeline: PipelinePolicy, scenario: Scenario, routing: Routi
     }
     for needed, there in others.items():
         if not there:
-            raise ScenarioError(f"policy/pipeline TokenWindows counts visits of experts on one worker; expected {needed}.")
+            raise ScenarioError(
+                f"policy/pipeline TokenWindows counts visits of experts on one worker; expected {needed}."
+            )
     model = scenario.model
     return LoopOrder(pipeline, routing, len(model.moe_layers), model.experts)

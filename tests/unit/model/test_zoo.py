@@ -14,6 +14,19 @@ CONF = Path(__file__).parents[3] / "experiments/conf/model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Where a published figure is not met: what the description gives instead, and why.
 TOTALS = {
+    # M3ViT, by hand: attention with biases, blocks, experts with biases, routers, embedding of patches, norms
+    "m3vit_tiny": 12 * (4 * 192**2 + 4 * 192)
+    + 6 * 2 * 192 * 768
+    + 96 * (2 * 192 * 384 + 576)
+    + 96 * 192
+    + 768 * 192
+    + 25 * 192,
+    "m3vit_small": 12 * (4 * 384**2 + 4 * 384)
+    + 6 * 2 * 384 * 1536
+    + 96 * (2 * 384**2 + 768)
+    + 96 * 384
+    + 768 * 384
+    + 25 * 384,
     "glam_64b_64e": 1.1618e12,  # published in two digits, 1.2 T
     "llama_4_scout": 107.77e9,  # 109 B with the vision tower
     "mt_moe_54b_decoder": 27.70e9,  # with the encoder 54.5 B, the embedding counted once
