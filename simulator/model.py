@@ -41,7 +41,7 @@ class ModelSpec:
     experts             per MoE layer; 0: a dense model, then top_k and expert_intermediate are 0 too
     attention, attention_pattern   kinds of attention (or of recurrent layers: those with state_values) by name; layer i
                         has kind pattern[i mod length]
-    encoder_layers      the first so many layers (all: no decoder) are a bidirectional encoder without KV cache; the others
+    encoder_layers      the first so many layers (or all) are a bidirectional encoder without KV cache; the others
                         then have cross-attention too, its key length taken to be that of the self-attention
     first_dense_layers, moe_every  of the layers after the first dense ones every moe_every-th is MoE
     dense_intermediate  width of the feed-forward block in layers without experts

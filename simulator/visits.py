@@ -10,9 +10,9 @@ def visits(ids: np.ndarray, experts: int, window: int | None = None, queue: int 
 
     ids [n, k] are the experts of each token, -1 in empty slots. Tokens are collected in queues, one for each expert.
     `window` tokens on (None: at the end of all), every queue that is not empty is served, and before that each queue
-    that holds `queue` tokens (None: any number). So window 1 is token by token, None and None expert by expert (Edge-MoE,
-    arXiv 2305.18691), and queues between are those of an out-of-order router (Space-Mate, ISSCC 2024). That an expert may
-    still be there when its next visit begins does not count.
+    that holds `queue` tokens (None: any number). So window 1 is token by token, None and None expert by expert
+    (Edge-MoE, arXiv 2305.18691), and queues between are those of an out-of-order router (Space-Mate, ISSCC 2024).
+    That an expert may still be there when its next visit begins does not count.
     """
     tokens = len(ids)
     size = tokens if window is None else min(window, tokens)

@@ -27,7 +27,7 @@ class LoopOrder:
 
 
 def make_loop_order(pipeline: PipelinePolicy, scenario: Scenario, routing: Routing, workers: int) -> LoopOrder | None:
-    """The loop order of the one worker, if the pipeline names one. Raises ScenarioError for what does not go with it."""
+    """The loop order of the one worker, if the pipeline names one. Raises ScenarioError for what does not fit it."""
     if not isinstance(pipeline, TokenWindows):
         return None
     system = scenario.system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from experiments.compose import compose_config
 from experiments.run import plain, scenario_from_config
@@ -70,5 +71,5 @@ def reads_over_uniform(overrides: Sequence[str], tokens: int) -> float:
 def falls_with_the_window(overrides: Sequence[str], windows: Sequence[int]) -> float:
     """1 if every wider window reads less than the one before, -1 if one reads more, else 0."""
     reads = [sum(_reads(overrides, window)) for window in windows]
-    steps = [before - after for before, after in zip(reads, reads[1:], strict=False)]
+    steps = [before - after for before, after in pairwise(reads)]
     return 1.0 if min(steps) > 0 else -1.0 if min(steps) < 0 else 0.0

@@ -37,7 +37,8 @@ def test_every_choice_is_served_once_and_smaller_windows_and_queues_never_read_l
         assert reads <= last
         assert reads <= sum(map(len, visits(ids, 8, window, queue=2).values()))
         last = reads
-    assert last == 8 and sum(map(len, visits(ids, 8, 1).values())) == ids.size
+    assert last == 8
+    assert sum(map(len, visits(ids, 8, 1).values())) == ids.size
 
 
 def run(*overrides):
