@@ -12,7 +12,8 @@ def visits(ids: np.ndarray, experts: int, window: int | None = None, queue: int 
     `window` tokens on (None: at the end of all), every queue that is not empty is served, and before that each queue
     that holds `queue` tokens (None: any number). So window 1 is token by token, None and None expert by expert
     (Edge-MoE, arXiv 2305.18691), and queues between are those of an out-of-order router (Space-Mate, ISSCC 2024).
-    That an expert may still be there when its next visit begins does not count.
+    That an expert may still be there when its next visit begins does not count. Reads are those of the worker's own
+    memory; what has to be copied there first is copied once.
     """
     tokens = len(ids)
     size = tokens if window is None else min(window, tokens)

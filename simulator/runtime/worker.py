@@ -594,7 +594,7 @@ class Worker(Stream):
             self.path.parts.append(split)
         return t
 
-    def _served(self, blobs: Sequence[int], tokens: dict[int, int] | None) -> Sequence[int]:
+    def _served(self, blobs: Sequence[int], tokens: dict[int, int] | None) -> list[int]:
         """Tokens of each time that the weights of these experts of a layer are read: once, but for a loop order."""
         if tokens is None:
             return [1] * len(blobs)
