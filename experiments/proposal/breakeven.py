@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def break_even(speed_ups: Mapping[float, float]) -> BreakEven | None:
     if len(known) < 2:
         return None
     found = []
-    for (left, low), (right, high) in zip(known[:-1], known[1:], strict=True):
+    for (left, low), (right, high) in itertools.pairwise(known):
         if (low > 0) != (high > 0):
             share = low / (low - high)
             found.append(left * (right / left) ** share)

@@ -8,9 +8,10 @@ from experiments.proposal.sides import Side
 from experiments.proposal.study import WHOLE, Study
 from hwmodels import Device, Platform
 from hwmodels.constants import constants
-from hwmodels.datasheet import datasheet, datasheet_names
+from hwmodels.datasheet import datasheet
 from hwmodels.efficiency import efficiency
 from hwmodels.near_memory import memory_bytes_per_s
+from hwmodels.predict import fitted
 from hwmodels.units import format_quantity
 
 SLACK = 1.001  # above which a bandwidth is more than its pins allow: figures are rounded
@@ -33,7 +34,7 @@ def pins(platform: Platform) -> Iterator[str]:
             if stated > SLACK * limit:
                 yield (
                     f"**{name} gives {_rate(stated)} inside, but its {device.data_pins} pins at"
-                    f" {format_quantity(device.pin_rate_hz, 'hz')} allow {_rate(limit)}** (one bit per pin and transfer)."
+                    f" {format_quantity(device.pin_rate_hz, 'hz')} allow {_rate(limit)}** (a bit per pin and transfer)."
                 )
         elif name in units and device.kind == "dram":
             yield (
@@ -43,8 +44,9 @@ def pins(platform: Platform) -> Iterator[str]:
 
 
 def beyond(platform: Platform) -> Iterator[str]:
-    """Units whose roofline goes beyond every GPU with a datasheet."""
-    sheets = {name: datasheet(name) for name in datasheet_names()}
+    """Units whose roofline goes beyond every GPU whose kernels were measured."""
+    measured = {name for group in fitted("moe").groups.values() for name in group["devices"]}
+    sheets = {name: datasheet(name) for name in sorted(measured)}
     rates = {name: sheet.memory_read_bytes_per_s for name, sheet in sheets.items()}
     peaks = {name: _peak(sheet.peak_flop_per_s) for name, sheet in sheets.items()}
     ridges = {name: peaks[name] / rates[name] for name in sheets if peaks[name]}
@@ -60,14 +62,14 @@ def beyond(platform: Platform) -> Iterator[str]:
             best = max(known, key=lambda sheet: known[sheet])
             if value > known[best]:
                 yield (
-                    f"**{name} {what} {shown(value)}, beyond any device with a datasheet here** ({best}:"
+                    f"**{name} {what} {shown(value)}, beyond any device that was measured here** ({best}:"
                     f" {shown(known[best])}): no kernel was ever measured at such a rate."
                 )
         low, high = min(ridges, key=lambda key: ridges[key]), max(ridges, key=lambda key: ridges[key])
         ridge = peak / rate
         if not ridges[low] <= ridge <= ridges[high]:
             yield (
-                f"{name} has {ridge:.3g} FLOP for each byte that it can read, outside of what GPUs have"
+                f"{name} has {ridge:.3g} FLOP for each byte that it can read, outside of what measured GPUs have"
                 f" ({ridges[low]:.3g}, {low}, to {ridges[high]:.3g}, {high}): efficiencies of other devices say little"
                 " about it."
             )
@@ -80,8 +82,8 @@ def _fits(study: Study) -> Iterator[str]:
         outcome = study.outcome(side, case, WHOLE)
         if outcome is not None and outcome.value("hit_rate") == 1.0 and outcome.value("load_bytes") == 0:
             yield (
-                f"With all its memory {side.label} held every expert that was asked for ({case.words}): no memory"
-                " device can make that quicker. What wins below wins because experts are given less room, or does not."
+                f"With all its memory {side.label} held every expert that was asked for ({case.words}). Against that a"
+                " machine can win by computing beside the GPU, but not by holding more: for that, take a larger model."
             )
 
 
@@ -135,9 +137,12 @@ def _other(study: Study) -> Iterator[str]:
         theirs = _gpus(rival)
         if mine != theirs:
             yield (
-                f"{study.box.label} computes on {mine}, {rival.label} on {theirs}: part of the difference is that of the"
-                " processors."
+                f"{study.box.label} computes on {mine}, {rival.label} on {theirs}: part of the difference is theirs."
             )
+    hosts = {side.label: any(device.kind == "cpu" for device in side.platform.devices.values()) for side in study.sides}
+    if any(hosts.values()) and not all(hosts.values()):
+        without = ", ".join(label for label, there in hosts.items() if not there)
+        yield f"The file of {without} has no host CPU: its energy lacks what one draws, that of the others has it."
     for side in study.sides:
         if side.platform.remark:
             yield f"{side.label}: {side.platform.remark}."
@@ -146,7 +151,7 @@ def _other(study: Study) -> Iterator[str]:
 def _gpus(side: Side) -> str:
     devices: list[Device] = [side.platform.devices[name] for name in side.platform.workers]
     names = [device.datasheet or device.kind for device in devices]
-    return ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
 def _peak(peaks: dict[str, float]) -> float:

@@ -17,7 +17,7 @@ def energies(study: Study, side: Side, case: Case, budget: str) -> tuple[str, st
     """Joules per token of both accounts, a dash where a constant is missing."""
     outcome = study.outcome(side, case, budget)
     if outcome is None:
-        return "–", "–"
+        return "-", "-"
     return _joules(bottom_up_j(outcome)), _joules(by_power_j(outcome, side))
 
 
@@ -60,4 +60,4 @@ def per_dollar(study: Study, rival: Side) -> float:
 
 
 def _joules(value: float) -> str:
-    return "–" if value != value else f"{value:.3g}"
+    return "-" if value != value else f"{value:.3g}"

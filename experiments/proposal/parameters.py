@@ -32,9 +32,9 @@ class Parameter:
     def text(self, factor: float) -> str:
         """Its value at a factor, with a unit."""
         value = next(iter(self.values.values())) * factor
-        if not self.unit:
-            return f"{value:.3g}"
-        return f"{value:.3g} GiB" if self.unit == "gib" else format_quantity(float(f"{value:.3g}"), self.unit)
+        if self.unit in ("", "gib"):
+            return f"{value:.3g}{' GiB' if self.unit else ''}"
+        return format_quantity(value if self.unit == "bytes" else float(f"{value:.3g}"), self.unit)
 
 
 def parameters(platform: Platform, node: Mapping[str, Any], cache_gib: float | None) -> list[Parameter]:

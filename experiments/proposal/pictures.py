@@ -83,7 +83,7 @@ def tornado(study: Study) -> Path:
             for place, parameter in enumerate(order):
                 ends = {factor: changes.get((case.name, parameter.name, factor), math.nan) for factor in (0.5, 2.0)}
                 beside = ends[0.5] * ends[2.0] > 0  # both on one side: half the height each
-                for number, (factor, change) in enumerate(ends.items()):
+                for number, change in enumerate(ends.values()):
                     at = place + (0.19 * (2 * number - 1) if beside else 0.0)
                     if change == change:
                         axes.barh(at, change, 0.36 if beside else 0.72, **fill(number))
@@ -151,7 +151,7 @@ def map_of(study: Study, rival: Side) -> Path:
             axes.imshow(shade, cmap="RdBu", norm=TwoSlopeNorm(0.0, -most, most), aspect="auto", origin="lower")
             for (row, column), value in np.ndenumerate(grid):
                 dark = math.isfinite(value) and abs(math.log2(value)) > 0.65 * most
-                text = f"{value:.2f} ×" if math.isfinite(value) else "does not run"
+                text = f"{value:.2f}x" if math.isfinite(value) else "does not run"
                 axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=7)
             axes.set_xticks(range(len(scope.batches)), [str(batch) for batch in scope.batches])
             axes.set_yticks(range(len(scope.contexts)), [f"{context:,}" for context in scope.contexts])

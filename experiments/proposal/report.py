@@ -17,7 +17,7 @@ from simulator.words import CAUSES, seconds
 
 METHOD = {
     WHOLE: "all memory that a worker has left for experts",
-    EQUAL: "the same {gib:.3g} GiB of experts on each worker",
+    EQUAL: "{gib:.3g} GiB for experts on each worker",
 }
 
 
@@ -45,7 +45,7 @@ def _head(study: Study) -> Iterator[str]:
     yield f"# Is {study.box.label} worth building?"
     yield ""
     if study.box.platform.description:
-        yield f"{study.box.platform.description} "
+        yield f"{study.box.platform.description}"
     yield f"{model}, trace `{trace}`; {_budget(study, study.main)}."
     yield ""
     for rival in study.rivals:
@@ -68,8 +68,8 @@ def _warnings(study: Study) -> Iterator[str]:
 def _speed(study: Study) -> Iterator[str]:
     yield "## 1. Speed and energy"
     yield ""
-    yield "Each machine runs each of its systems; the quickest counts. Speed-up: time of the rival / time of the proposed"
-    yield f"machine. Main budget: {_budget(study, study.main)}."
+    yield "Each machine runs each of its systems; the quickest counts. Speed-up: time of the rival / time of the"
+    yield f"proposed machine. The other sections are with {_budget(study, study.main)}."
     for budget in dict.fromkeys((study.main, EQUAL, WHOLE)):
         yield ""
         yield f"### With {_budget(study, budget)}"
@@ -79,15 +79,15 @@ def _speed(study: Study) -> Iterator[str]:
             for side in study.sides:
                 outcome = study.outcome(side, case, budget)
                 time = "does not run" if outcome is None else seconds(study.seconds(side, case, budget))
-                system = study.best.get((side.label, case.name, budget), "–")
+                system = study.best.get((side.label, case.name, budget), "-")
                 up = "" if side is study.box else _times(study.speed_up(side, case, budget))
                 joules = energies(study, side, case, budget)
                 rows.append([case.words, side.label, system, time, up, *joules])
         first = "time per token / to the first"
         yield from table(["workload", "machine", "system", first, "speed-up", *ACCOUNTS], rows)
     yield ""
-    yield "Energy has two accounts: bottom up (bits and operations at their price; misses what has no price) and by power"
-    yield "(idle and full power by what is busy). Compare within a column. A dash: the file lacks prices, or power."
+    yield "Energy has two accounts: bottom up (bits and operations at their price; misses what has no price) and by"
+    yield "power (idle and full power by what is busy). Compare within a column. A dash: the file lacks what it needs."
     yield ""
     yield from _equal(study)
 
@@ -101,9 +101,9 @@ def _equal(study: Study) -> Iterator[str]:
             rows.append([rival.label, case.words, _times(up), _times(up * power), _times(up * cost)])
     yield "### At equal power and cost"
     yield ""
-    yield "The speed-up divided by how many times the power (the sum of `tdp_w` of what computes) or the cost (`cost_usd` of"
-    yield "all devices) of the rival the proposed machine has, as if machines could be bought in fractions. A dash: one of"
-    yield "the files does not say."
+    yield "The speed-up divided by how many times the power (sum of `tdp_w` of what computes) or the cost (`cost_usd` of"
+    yield "all devices) of the rival the proposed machine has, as if machines came in fractions. A dash: one of the files"
+    yield "does not say."
     yield ""
     yield from table(["rival", "workload", "speed-up", "at equal power", "at equal cost"], rows)
     areas = {name: device.area_mm2 for name, device in study.box.platform.devices.items() if device.area_mm2}
@@ -124,9 +124,8 @@ def _time(study: Study) -> Iterator[str]:
         for side in study.sides:
             outcome = study.outcome(side, case)
             shares = outcome.shares if outcome else {}
-            said = ", ".join(
-                f"{CAUSES.get(cause, cause)} {share:.0%}" for cause, share in shares.items() if share > 0.005
-            )
+            shown = {CAUSES.get(cause, cause): share for cause, share in shares.items() if share > 0.005}
+            said = ", ".join(f"{cause} {share:.0%}" for cause, share in shown.items())
             rows.append([case.words, side.label, said or "does not run"])
     yield from table(["workload", "machine", "share of the time"], rows)
     yield ""
@@ -140,8 +139,8 @@ def _parameters(study: Study) -> Iterator[str]:
     yield image(pictures.tornado(study).name, "Change of speed with each parameter halved and doubled")
     yield ""
     factors = ", ".join(f"{factor:g}" for factor in study.scope.factors)
-    yield f"Break-even values are interpolated, not searched: runs at {factors} times the file's value, and between them"
-    yield "the logarithm of the speed-up is taken as linear in that of the parameter."
+    yield f"Break-even values are interpolated, not searched: runs at {factors} times the file's value, and between"
+    yield "them the logarithm of the speed-up is taken as linear in that of the parameter. The rival stays as it is."
     for rival in study.rivals:
         yield ""
         yield f"### Against {rival.label}"
@@ -155,8 +154,8 @@ def _parameters(study: Study) -> Iterator[str]:
 def _map(study: Study) -> Iterator[str]:
     yield "## 4. For which batches and contexts it wins"
     yield ""
-    yield f"Decoding {study.scope.map_tokens} tokens; speed-up by requests at once and tokens of context, with the routing"
-    yield "as recorded and, as the other extreme of skew, with experts drawn alike (`shuffle uniform`)."
+    yield f"Decoding {study.scope.map_tokens} tokens; speed-up by requests at once and tokens of context, with the"
+    yield "routing as recorded and, as the other extreme of skew, with experts drawn alike (`shuffle uniform`)."
     for rival in study.rivals:
         yield ""
         yield f"### Against {rival.label}"
@@ -171,9 +170,9 @@ def _map(study: Study) -> Iterator[str]:
 def _sure(study: Study) -> Iterator[str]:
     yield "## 5. How sure"
     yield ""
-    yield f"Of the speed-up: the middle 90 % of {study.scope.draws} draws of all constants (`uncertainty=calibration`, paired"
-    yield "by draw), and 95 % from resampled requests (paired bootstrap; requests of one batch are drawn together, and"
-    yield "fewer than five say nothing: a dash)."
+    yield f"Of the speed-up: the middle 90 % of {study.scope.draws} draws of all constants (`uncertainty=calibration`,"
+    yield "paired by draw), and 95 % from resampled requests (paired bootstrap; requests of one batch are drawn"
+    yield "together, and fewer than five units say nothing: a dash)."
     yield ""
     rows = []
     for rival in study.rivals:
@@ -192,8 +191,8 @@ def _how(study: Study) -> Iterator[str]:
     yield "## How this was made"
     yield ""
     given = " ".join(study.overrides) or "none"
-    yield f"{study.runs} runs below `{RUNS}/`, each part an ordinary sweep folder (`experiments.results.load`); the same"
-    yield f"command goes on from them. Overrides: `{given}`. Systems tried:"
+    yield f"{study.runs} runs below `{RUNS}/`, each part an ordinary sweep folder (`experiments.results.load`); the"
+    yield f"same command goes on from them. Overrides: `{given}`. Systems tried:"
     yield ""
     for side in study.sides:
         yield f"- {side.label}: {', '.join(side.systems)}"
@@ -224,9 +223,9 @@ def image(name: str, words: str) -> str:
 
 
 def _times(value: float) -> str:
-    return "–" if value != value else f"{value:.2f} ×"
+    return "-" if value != value else f"{value:.2f}x"
 
 
 def _span(ends: tuple[float, float]) -> str:
     low, high = ends
-    return "–" if low != low else f"{low:.2f} to {high:.2f} ×"
+    return "-" if low != low else f"{low:.2f} to {high:.2f}x"

@@ -25,7 +25,7 @@ WHOLE, EQUAL = "whole", "equal"  # budgets of experts on the workers
 
 @dataclass
 class Study:
-    """What was run. main: the budget of everything but the first table; equal_gib: of experts, on each machine's worker.
+    """What was run. main: the budget of all but the first tables; equal_gib: of experts, on each machine's worker.
 
     systems: (side, system, case, budget) -> outcome; best: (side, case, budget) -> the quickest system;
     drawn: (side, case) -> outcome with draws; swept: (case, parameter, factor) -> outcome of the proposed machine;

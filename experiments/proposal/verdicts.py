@@ -43,7 +43,7 @@ def _break_even(study: Study, rival: Side, case: Case, parameter: Parameter) -> 
     speed = study.speed_ups(rival, case, parameter)
     found = break_even(speed)
     if found is None:
-        return "–"
+        return "-"
     failed = [factor for factor, value in speed.items() if value != value]
     note = f"; does not run at {', '.join(parameter.text(factor) for factor in sorted(failed))}" if failed else ""
     if found.factors:
@@ -51,7 +51,7 @@ def _break_even(study: Study, rival: Side, case: Case, parameter: Parameter) -> 
         where = "" if len(found.factors) > 1 else " or more" if found.wins_above else " or less"
         return f"{values}{where}{note}"
     ends = f"{parameter.text(found.least)} to {parameter.text(found.most)}"
-    return f"{'wins' if found.wins_above else 'loses'} from {ends}{note}"
+    return f"{'wins' if found.wins_above else 'loses'} at all of {ends}{note}"
 
 
 def winning_region(study: Study, rival: Side, skew: str | None) -> str:
@@ -68,6 +68,6 @@ def winning_region(study: Study, rival: Side, skew: str | None) -> str:
     won = [cell for cell in cells if cell[0] > 1 + EVEN]
     best, worst = max(cells), min(cells)
     count = f"quicker in {len(won)} of {len(cells)} cells"
-    most = f"most at batch {best[1]}, {best[2]:,} tokens ({best[0]:.2f} ×)"
-    least = f"least at batch {worst[1]}, {worst[2]:,} tokens ({worst[0]:.2f} ×)"
+    most = f"most at batch {best[1]}, {best[2]:,} tokens ({best[0]:.2f}x)"
+    least = f"least at batch {worst[1]}, {worst[2]:,} tokens ({worst[0]:.2f}x)"
     return f"{count}; {most}, {least}."
