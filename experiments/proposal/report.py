@@ -101,9 +101,9 @@ def _equal(study: Study) -> Iterator[str]:
             rows.append([rival.label, case.words, _times(up), _times(up * power), _times(up * cost)])
     yield "### At equal power and cost"
     yield ""
-    yield "The speed-up divided by how many times the power (sum of `tdp_w` of what computes) or the cost (`cost_usd` of"
-    yield "all devices) of the rival the proposed machine has, as if machines came in fractions. A dash: one of the files"
-    yield "does not say."
+    yield "The speed-up divided by how many times the rival's power (sum of `tdp_w` of what computes) or cost"
+    yield "(`cost_usd` of all devices) the proposed machine has, as if machines came in fractions. A dash: one of the"
+    yield "files does not say."
     yield ""
     yield from table(["rival", "workload", "speed-up", "at equal power", "at equal cost"], rows)
     areas = {name: device.area_mm2 for name, device in study.box.platform.devices.items() if device.area_mm2}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.compose import choices, is_path
+from experiments.compose import axes, choices, is_path
 from experiments.explain import ConfigError, did_you_mean
 from experiments.sweep.points import Composer
 from hwmodels import Platform
@@ -47,7 +47,7 @@ def sides(box: str, rivals: Sequence[str], systems: Sequence[str], overrides: Se
     if not rivals:
         raise ConfigError("--against: expected at least one platform to compare with, such as rtx_4090.")
     own = {choice: _label(choice) for choice in (box, *rivals)}
-    if len(set(own.values())) < 1 + len(rivals):
+    if len(set(own.values())) < 1 + len(rivals):  # the same one twice, too
         raise ConfigError(f"--against {' '.join(rivals)}: two machines have the same name; expected different ones.")
     chosen = _chosen(systems, [own[box], "box", *(own[rival] for rival in rivals)])
     made = []
@@ -83,7 +83,5 @@ def _chosen(systems: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[st
 
 def _platform(choice: str, overrides: Sequence[str]) -> Platform:
     """The machine as the overrides leave it; they may change values of all machines, such as model and cache."""
-    from experiments.compose import axes
-
     config = Composer(axes([*overrides, f"platform={choice}"])).first.config
     return Platform.from_mapping(config["platform"], choice)

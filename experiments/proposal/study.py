@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.compose import axes
 from experiments.explain import ConfigError
 from experiments.proposal.cases import Case, Changes, Scope, cases, map_changes
 from experiments.proposal.parameters import GIB, Parameter, parameters
@@ -114,8 +115,6 @@ def propose(
     check_folder(folder, (RUNS, FIGURES, MARKDOWN, HTML), RUNS)
     made = sides(box, rivals, systems, overrides)
     runs = Runs(folder / RUNS, overrides, workers, report)
-    from experiments.compose import axes
-
     config = Composer(axes([*overrides, f"platform={box}"])).first.config
     study = Study(folder, scope, tuple(overrides), made, cases(scope), config)
     _systems(study, runs)
@@ -144,14 +143,13 @@ def _systems(study: Study, runs: Runs) -> None:
     study.systems |= runs.run(WHOLE, asked(WHOLE, None))
     study.main = WHOLE if given is None else EQUAL
     if given is None:  # the least that any machine has for experts
-        have = [outcome.value("cache_bytes") for outcome in study.systems.values() if not outcome.error]
         per_worker = [
             outcome.value("cache_bytes") / len(side.platform.workers)
             for side in study.sides
             for key, outcome in study.systems.items()
             if key[0] == side.label and not outcome.error
         ]
-        if not have:
+        if not per_worker:
             return
         given = min(per_worker) / GIB
     study.equal_gib = float(given)

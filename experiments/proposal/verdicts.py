@@ -70,4 +70,6 @@ def winning_region(study: Study, rival: Side, skew: str | None) -> str:
     count = f"quicker in {len(won)} of {len(cells)} cells"
     most = f"most at batch {best[1]}, {best[2]:,} tokens ({best[0]:.2f}x)"
     least = f"least at batch {worst[1]}, {worst[2]:,} tokens ({worst[0]:.2f}x)"
-    return f"{count}; {most}, {least}."
+    errors = [item.error for key, item in study.map.items() if item.error and key[3] == skew]
+    why = f" The others do not run: {errors[0]}" if len(cells) < grid.size and errors else ""
+    return f"{count}; {most}, {least}.{why}"

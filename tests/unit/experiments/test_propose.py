@@ -19,6 +19,8 @@ from experiments.results import load
 from hwmodels import Platform
 
 EXAMPLE = CONF.parents[1] / "examples" / "ndp_box.yaml"
+COMMAND = ["propose", str(EXAMPLE), "--against", "rtx_3060", "--small", "--workers", "0"]
+COMMAND += ["--system", "box=near_makespan", "--system", "rtx_3060=pinned_popular"]
 TINY = ["model=tiny_moe", "trace=tiny_moe", "cache_gib=0.001"]
 
 
@@ -98,15 +100,15 @@ def test_machines_run_the_systems_that_were_named_for_them() -> None:
         (["--system", "fidler"], "there is no system 'fidler'"),
         (["cache_gib=1,2"], "cache_gib: expected one value"),
         (["--workers", "-1"], "--workers is -1"),
-        (["rtx_3090", "odd", "x=1"], "x"),
+        (["--against", "rtx_4080"], "rtx_4080"),
+        (["--against", "rtx_4090"], "two machines have the same name"),
     ],
 )
 def test_bad_input_ends_in_a_sentence(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    code = main(
-        ["propose", str(EXAMPLE), *TINY[:2], "--out", str(tmp_path / "out"), "--against", "rtx_4090", *arguments]
-    )
+    out = ["--out", str(tmp_path / "out")]
+    code = main(["propose", str(EXAMPLE), *TINY[:2], *out, "--against", "rtx_4090", *arguments])
     said = capsys.readouterr().err
     assert code == 2
     assert sentence in said
@@ -116,8 +118,7 @@ def test_bad_input_ends_in_a_sentence(
 @pytest.fixture(scope="module")
 def proposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("propose") / "out"
-    arguments = ["propose", str(EXAMPLE), "--against", "rtx_3060", "--small", "--workers", "0", "--out", str(folder)]
-    assert main([*arguments, "--system", "box=near_makespan", "--system", "rtx_3060=pinned_popular", "-q", *TINY]) == 0
+    assert main([*COMMAND, "--out", str(folder), "-q", *TINY]) == 0
     return folder
 
 
@@ -148,9 +149,6 @@ def test_the_same_command_runs_nothing_again_and_says_the_same(
 
     before = (proposed / "report.md").read_bytes(), (proposed / "report.html").read_bytes()
     monkeypatch.setattr(runner, "run_config", None)  # nothing may run
-    arguments = ["propose", str(EXAMPLE), "--against", "rtx_3060", "--small", "--workers", "0", "--out", str(proposed)]
-    assert (
-        main([*arguments, "--system", "box=near_makespan", "--system", "rtx_3060=pinned_popular", "--json", *TINY]) == 0
-    )
+    assert main([*COMMAND, "--out", str(proposed), "--json", *TINY]) == 0
     assert json.loads(capsys.readouterr().out)["speed_ups"][0]["workload"] == "decode_1"
     assert ((proposed / "report.md").read_bytes(), (proposed / "report.html").read_bytes()) == before
