@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.compose import axes
 from experiments.explain import ConfigError
 from experiments.proposal.cases import Changes
-from experiments.proposal.sides import Side, overrides_of
+from experiments.proposal.sides import Side, composed, overrides_of
 from experiments.results.frames import read_table
 from experiments.run import DRAWS
-from experiments.sweep.points import Composer, Point
+from experiments.sweep.points import Point
 from experiments.sweep.runner import Progress
 from experiments.sweep.sweep import REQUESTS, run_points
 
@@ -95,7 +94,7 @@ class Runs:
         return dict(iter(read_table(path).groupby("point"))) if path.exists() else {}
 
     def _point(self, number: int, asked: Asked) -> Point:
-        base = _base((*overrides_of(asked.system), "reference=false", *self._overrides, _platform(asked.side)))
+        base = composed((*overrides_of(asked.system), "reference=false", *self._overrides, _platform(asked.side)))
         config = base.config
         for key, value in asked.changes.items():
             before = (config["trace"].get("steps") or []) if key == "trace.steps" else None
@@ -106,11 +105,6 @@ class Runs:
 
 def _platform(side: Side) -> str:
     return f"platform={side.choice}"
-
-
-@cache
-def _base(overrides: tuple[str, ...]) -> Point:
-    return Composer(axes(overrides)).first
 
 
 def changed(node: Any, path: Sequence[str], value: Any) -> Any:

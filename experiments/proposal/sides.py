@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from experiments.compose import axes, choices, is_path
+from experiments.compose import choices, is_path
 from experiments.explain import ConfigError, did_you_mean
-from experiments.sweep.points import Composer
+from experiments.sweep.points import Composer, Point
 from hwmodels import Platform
 
 NEAR = {
@@ -83,5 +84,10 @@ def _chosen(systems: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[st
 
 def _platform(choice: str, overrides: Sequence[str]) -> Platform:
     """The machine as the overrides leave it; they may change values of all machines, such as model and cache."""
-    config = Composer(axes([*overrides, f"platform={choice}"])).first.config
-    return Platform.from_mapping(config["platform"], choice)
+    return Platform.from_mapping(composed((*overrides, f"platform={choice}")).config["platform"], choice)
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> Point:
+    """The point of these overrides, each with one value; of one key the last counts. Composed once."""
+    return Composer({item.partition("=")[0]: [item] for item in overrides}).first

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compose import axes
 from experiments.explain import ConfigError
 from experiments.proposal.cases import Case, Changes, Scope, cases, map_changes
 from experiments.proposal.parameters import GIB, Parameter, parameters
 from experiments.proposal.runs import Asked, Outcome, Runs
-from experiments.proposal.sides import Side, sides
+from experiments.proposal.sides import Side, composed, sides
 from experiments.run import check_folder
-from experiments.sweep.points import Composer
 from experiments.sweep.runner import Progress
 
 RUNS, FIGURES, MARKDOWN, HTML = "runs", "figures", "report.md", "report.html"
@@ -113,9 +111,9 @@ def propose(
 
     scope = scope or Scope()
     check_folder(folder, (RUNS, FIGURES, MARKDOWN, HTML), RUNS)
-    made = sides(box, rivals, systems, overrides)
     runs = Runs(folder / RUNS, overrides, workers, report)
-    config = Composer(axes([*overrides, f"platform={box}"])).first.config
+    made = sides(box, rivals, systems, overrides)
+    config = composed((*overrides, f"platform={box}")).config
     study = Study(folder, scope, tuple(overrides), made, cases(scope), config)
     _systems(study, runs)
     if not any(study.outcome(study.box, case) for case in study.cases):
