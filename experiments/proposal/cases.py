@@ -28,7 +28,7 @@ class Scope:
     skews: tuple[str | None, ...] = (None, "shuffle uniform")
 
 
-QUICK = Scope(8, 5, 4, 3, (0.125, 0.5, 2.0, 8.0), (1, 4), (256, 4096), 4)
+QUICK = Scope(8, 5, 4, 2, (0.5, 2.0), (1, 4), (256,), 4, (None,))
 SKEW_WORDS = {None: "routing as recorded", "shuffle uniform": "every expert equally likely"}
 
 
