@@ -142,7 +142,7 @@ def _other(study: Study) -> Iterator[str]:
     hosts = {side.label: any(device.kind == "cpu" for device in side.platform.devices.values()) for side in study.sides}
     if any(hosts.values()) and not all(hosts.values()):
         without = ", ".join(label for label, there in hosts.items() if not there)
-        yield f"The file of {without} has no host CPU: its energy and power lack what one draws; those of others have it."
+        yield f"The file of {without} has no host CPU: its energy and power lack what one draws."
     for side in study.sides:
         if side.platform.remark:
             yield f"{side.label}: {side.platform.remark}."
