@@ -198,9 +198,9 @@ def _how(study: Study) -> Iterator[str]:
         yield f"- {side.label}: {', '.join(side.systems)}"
     yield ""
     refused: dict[str, str] = {}
-    for (side, system, case, _), outcome in study.systems.items():
+    for (machine, system, case, _), outcome in study.systems.items():
         if outcome.error:
-            refused.setdefault(f"{side}, {system}, {_words(study, case)}", outcome.error)
+            refused.setdefault(f"{machine}, {system}, {_words(study, case)}", outcome.error)
     for what, error in refused.items():
         yield f"- {what} did not run: {error}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ class Runs:
         self._folder, self._overrides, self._workers, self._report = folder, tuple(overrides), workers, report
         self.count = 0
 
-    def run(self, part: str, asked: Mapping[Hashable, Asked]) -> dict[Any, Outcome]:
+    def run(self, part: str, asked: Mapping[Any, Asked]) -> dict[Any, Outcome]:
         """Key -> outcome, for all that is asked; `part` names the folder."""
         listed = [self._point(number, item) for number, item in enumerate(asked.values())]
         done = run_points(self._overrides, listed, self._folder / part, self._workers, self._report)

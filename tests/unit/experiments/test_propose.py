@@ -11,6 +11,7 @@ import yaml
 from experiments.cli import main
 from experiments.compose import CONF
 from experiments.proposal.breakeven import break_even
+from experiments.proposal.cases import Scope
 from experiments.proposal.cautions import beyond, pins
 from experiments.proposal.parameters import parameters
 from experiments.proposal.runs import changed
@@ -19,6 +20,7 @@ from experiments.results import load
 from hwmodels import Platform
 
 EXAMPLE = CONF.parents[1] / "examples" / "ndp_box.yaml"
+LEAST = Scope(4, 5, 4, 1, (0.5,), (1,), (256,), 2, (None,))
 COMMAND = ["propose", str(EXAMPLE), "--against", "rtx_3060", "--small", "--workers", "0"]
 COMMAND += ["--system", "box=near_makespan", "--system", "rtx_3060=pinned_popular"]
 TINY = ["model=tiny_moe", "trace=tiny_moe", "cache_gib=0.001"]
@@ -118,7 +120,9 @@ def test_bad_input_ends_in_a_sentence(
 @pytest.fixture(scope="module")
 def proposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("propose") / "out"
-    assert main([*COMMAND, "--out", str(folder), "-q", *TINY]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.commands.propose.QUICK", LEAST)
+        assert main([*COMMAND, "--out", str(folder), "-q", *TINY]) == 0
     return folder
 
 
@@ -149,6 +153,7 @@ def test_the_same_command_runs_nothing_again_and_says_the_same(
 
     before = (proposed / "report.md").read_bytes(), (proposed / "report.html").read_bytes()
     monkeypatch.setattr(runner, "run_config", None)  # nothing may run
+    monkeypatch.setattr("experiments.commands.propose.QUICK", LEAST)
     assert main([*COMMAND, "--out", str(proposed), "--json", *TINY]) == 0
     assert json.loads(capsys.readouterr().out)["speed_ups"][0]["workload"] == "decode_1"
     assert ((proposed / "report.md").read_bytes(), (proposed / "report.html").read_bytes()) == before
