@@ -30,6 +30,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
             length = len(self._format_action_invocation(command)) + self._current_indent
             self._action_max_length = max(self._action_max_length, length)
 
+    def _format_action(self, action: argparse.Action) -> str:
+        """Commands without a line above them that says COMMAND once more, so that the help fits a screen."""
+        if isinstance(action, argparse._SubParsersAction) and action.metavar == "COMMAND":
+            return "".join(self._format_action(command) for command in self._iter_indented_subactions(action))
+        return super()._format_action(action)
+
 
 class _UsageError(ValueError):
     """A command line that cannot be read."""
@@ -106,6 +112,21 @@ def parser() -> argparse.ArgumentParser:
     room.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/capacity/<name>)")
     room.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     _printing(room, "print front, best point and infeasible ones as JSON")
+
+    idea = commands.add_parser("propose", help="is a machine that does not exist worth building?")
+    idea.add_argument("box", metavar="BOX.yaml", help="the proposed machine: a platform file (docs/proposals.md)")
+    overrides = idea.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as cache_gib=4")
+    overrides.completer = _complete  # type: ignore[attr-defined]
+    text = "platforms to compare it with, by name or file"
+    idea.add_argument("--against", nargs="+", action="append", required=True, metavar="PLATFORM", help=text)
+    text = "SYSTEM,… of which the quickest counts, for all or MACHINE=SYSTEM,… for one; may be repeated"
+    idea.add_argument("--system", action="append", default=[], metavar="[MACHINE=]SYSTEM", help=text)
+    idea.add_argument("--model", help="a model, or a YAML's path (default: gpt_oss_20b)")
+    idea.add_argument("--trace", help="a trace, or a path (default: gpt_oss_20b)")
+    idea.add_argument("--small", action="store_true", help="fewer runs, to see what comes")
+    idea.add_argument("--out", required=True, metavar="FOLDER", help="folder to write and to resume")
+    idea.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
+    _printing(idea, "print the speed-ups as JSON")
 
     figure = commands.add_parser("figure", help="draw a named figure, running what it needs")
     figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
@@ -374,7 +395,7 @@ def _run(arguments: list[str]) -> int:
 
         return calibrate_local.main(local_parser().parse_args(arguments[2:]))
     options, rest = parser().parse_known_args(arguments)
-    if options.command in ("run", "sweep", "search", "capacity", "figure"):
+    if options.command in ("run", "sweep", "search", "capacity", "propose", "figure"):
         options.overrides += [item for item in rest if not item.startswith("-")]  # overrides behind a switch
         rest = [item for item in rest if item.startswith("-")]
     if rest:

@@ -53,6 +53,9 @@ class Device:
     reuse_flop_per_byte of an ndp: operations on each byte that it reads, at most; its buffers are small (0: no limit)
     access_granularity_bytes  of an ndp: what it reads is rounded up to a multiple of this
     area_mm2            of an ndp: silicon that it adds; not used, shown
+    data_pins, pin_rate_hz  of a gpu or dram: wires over which its memory gives what it gives inside, and transfers per
+                        second on each, of one bit; not used, `moesim propose` holds the bandwidth against them
+    cost_usd            what it costs; not used, shown
     launch_overhead_s   spent before each operation that no kernel model times
     cache_lookup_s      spent by a worker on the look-up of each layer in its expert cache
     cache_evict_s_per_byte  spent by a worker to give back the memory of evicted experts, per byte
@@ -90,6 +93,9 @@ class Device:
     reuse_flop_per_byte: float = 0.0
     access_granularity_bytes: int = 0
     area_mm2: float = 0.0
+    data_pins: int = 0
+    pin_rate_hz: float = 0.0
+    cost_usd: float = 0.0
     launch_overhead_s: float = 0.0
     cache_lookup_s: float = 0.0
     cache_evict_s_per_byte: float = 0.0
@@ -181,6 +187,10 @@ def check_device(device: Device, where: str) -> None:
     if device.memory and device.kind not in ("cpu", "ndp"):
         raise PlatformError(f"{at}.memory' is only for a cpu or ndp; a {device.kind} has its own.")
     check_near_memory(device, at)
+    if (device.data_pins or device.pin_rate_hz) and device.kind not in ("gpu", "dram"):
+        raise PlatformError(f"{at}.data_pins' and 'pin_rate_hz' are only for a gpu or dram, not a {device.kind}.")
+    if bool(device.data_pins) != bool(device.pin_rate_hz):
+        raise PlatformError(f"{at}.data_pins' goes with pin_rate_hz; expected both or neither.")
     if device.read_bytes_per_s_table and device.kind != "ssd":
         raise PlatformError(f"{at}.read_bytes_per_s_table' is only for an ssd, not a {device.kind}.")
     if (device.datasheet or device.engine) and device.kind != "gpu":
@@ -204,6 +214,9 @@ def check_device(device: Device, where: str) -> None:
         "reuse_flop_per_byte",
         "access_granularity_bytes",
         "area_mm2",
+        "data_pins",
+        "pin_rate_hz",
+        "cost_usd",
         "launch_overhead_s",
         "cache_lookup_s",
         "cache_evict_s_per_byte",

@@ -32,7 +32,7 @@ PAGES = [
         )
     ),
 ]
-ELSEWHERE = ("calibrate", "demo", "figure")  # what other tests run
+ELSEWHERE = ("calibrate", "demo", "figure", "propose")  # what other tests run
 MACHINES = ("submitit", "launcher=ray")  # and what needs a cluster
 CUT = {"workload.requests": 2, "workload.max_decode_tokens": 4}
 
