@@ -47,6 +47,8 @@ class Device:
     memory_*            the device's own memory; a cpu or ndp takes what it leaves out from the device in `memory`
     internal_bytes_per_s  of a memory: what all that compute from it get together, where that is more than its
                         `memory_read_bytes_per_s` (0: the same)
+    regions             of a memory: parts that one processor at a time may read, the worker or units (0: no such parts)
+    tier_bytes_per_s    of an ndp: rates of its path to equal parts of its memory, in the order in which these are filled
     macs, clock_hz      of an ndp, in place of peak_flop_per_s: multiply-adds per cycle, in 16 bits
     reuse_flop_per_byte of an ndp: operations on each byte that it reads, at most; its buffers are small (0: no limit)
     access_granularity_bytes  of an ndp: what it reads is rounded up to a multiple of this
@@ -81,6 +83,8 @@ class Device:
     memory_write_bytes_per_s: float = 0.0
     memory_latency_s: float = 0.0
     internal_bytes_per_s: float = 0.0
+    regions: int = 0
+    tier_bytes_per_s: list[float] = field(default_factory=list)
     macs: int = 0
     clock_hz: float = 0.0
     reuse_flop_per_byte: float = 0.0
@@ -194,6 +198,7 @@ def check_device(device: Device, where: str) -> None:
         "memory_write_bytes_per_s",
         "memory_latency_s",
         "internal_bytes_per_s",
+        "regions",
         "macs",
         "clock_hz",
         "reuse_flop_per_byte",

@@ -14,7 +14,7 @@ from hwmodels.operators import Array, Work
 if TYPE_CHECKING:
     from hwmodels.device import Device
 
-_NDP_FIELDS = ("macs", "clock_hz", "reuse_flop_per_byte", "access_granularity_bytes", "area_mm2")
+_NDP_FIELDS = ("macs", "clock_hz", "reuse_flop_per_byte", "access_granularity_bytes", "area_mm2", "tier_bytes_per_s")
 MAC_DTYPE = "fp16"  # 16-bit multiply-adds; bf16 runs at the same rate (hwmodels.roofline.FALLBACK)
 
 
@@ -58,6 +58,10 @@ def check_near_memory(device: Device, at: str) -> None:
             raise PlatformError(f"{at}.{name}' is only for an ndp, not a {device.kind}.")
     if device.kind == "ndp" and device.memory_capacity_bytes:
         raise PlatformError(f"{at}.memory_capacity_bytes' is that of the memory it names; expected it left out.")
+    if device.regions and device.kind != "gpu":
+        raise PlatformError(f"{at}.regions' is only for a gpu, whose memory units share with it, not a {device.kind}.")
+    if device.tier_bytes_per_s and min(device.tier_bytes_per_s) <= 0:
+        raise PlatformError(f"{at}.tier_bytes_per_s' must hold rates above zero, got {device.tier_bytes_per_s}.")
     if device.internal_bytes_per_s:
         if device.kind not in ("gpu", "dram"):
             raise PlatformError(f"{at}.internal_bytes_per_s' is only for a gpu or dram, not a {device.kind}.")
@@ -76,11 +80,14 @@ def check_near_its_memory(device: Device, devices: Mapping[str, Device], where: 
     memory = devices.get(device.memory)
     if memory is None or memory.kind not in ("dram", "gpu"):
         raise PlatformError(f"{at}.memory' must name a dram or gpu, got '{device.memory}'.")
-    if device.memory_read_bytes_per_s > memory_bytes_per_s(memory):
-        raise PlatformError(
-            f"{at}.memory_read_bytes_per_s' must be at most what {memory.name} gives inside"
-            f" ({memory_bytes_per_s(memory)}), got {device.memory_read_bytes_per_s}."
-        )
+    for key, rate in (
+        ("memory_read_bytes_per_s", device.memory_read_bytes_per_s),
+        ("tier_bytes_per_s", max(device.tier_bytes_per_s, default=0.0)),
+    ):
+        if rate > memory_bytes_per_s(memory):
+            raise PlatformError(
+                f"{at}.{key}' must be at most what {memory.name} gives inside ({memory_bytes_per_s(memory)}), got {rate}."
+            )
 
 
 def near_units(

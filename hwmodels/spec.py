@@ -193,8 +193,8 @@ class Platform:
         """Everything a copy occupies, with its achievable bytes per second, in order of travel.
 
         Links appear per direction ("pcie0:down" from `a` to `b`, else "pcie0:up"), memories of kind dram and
-        ssd under their own name, at the same rate for reads and writes so that sharing has one capacity;
-        a GPU's own memory is much faster than its link and is left out.
+        ssd under their own name, with one capacity that reads and writes share; one that is slower to write appears a
+        second time where the copy ends ("dram:write"). A GPU's own memory is much faster than its link and is left out.
         """
         stops = self.stops(src, dst)
         if len(stops) == 1:
@@ -204,6 +204,10 @@ class Platform:
             rate = link.effective_bytes_per_s if pinned else link.pageable_bytes_per_s
             media.append((f"{link.name}:{'down' if link.a == start else 'up'}", rate))
             media += self._memory_medium(end)
+        last = self.devices[stops[-1]]
+        if last.kind == "dram" and last.memory_write_bytes_per_s < last.memory_read_bytes_per_s:
+            rate = last.memory_write_bytes_per_s * efficiency(last, "copy").memory
+            media.append((f"{last.name}:write", rate))
         return media
 
     def copy_s(self, src: str, dst: str, size_bytes: int, active_requests: int = 1, pinned: bool = True) -> float:

@@ -299,7 +299,7 @@ class _Builder:
         )
         self.times = collective_times(scenario, self.ranks, self.shares)
         tiers, workers = [], []
-        initial = list(placement.initial())
+        self.initial = initial = list(placement.initial())
         for rank, name in enumerate(self.workers):
             tier = self._tier(rank, name, memories[rank].cache_bytes)
             adapter = self._adapter(tier)
@@ -635,7 +635,15 @@ class _Builder:
             execution=execution,
             cpu=cpu,
             near=make_units(
-                scenario, name, execution, self.launched, self.row_bytes, self.fabric, self.media, self._lane
+                scenario,
+                name,
+                execution,
+                self.launched,
+                self.row_bytes,
+                self.fabric,
+                self.media,
+                self._lane,
+                self.initial,
             ),
             exchange=exchange,
             recorder=self.recorder,

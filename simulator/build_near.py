@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hwmodels import Device, Platform
 from simulator.engine import Fabric, Lane, Medium
@@ -68,9 +68,11 @@ def make_units(
     fabric: Fabric,
     media: dict[str, Medium],
     lane: Callable[[str, str, str, str], Lane],
+    wanted: Sequence[int] = (),
 ) -> NearUnits | None:
     """The units that `execution` may use beside a worker; None if it uses none. `media` are those of the run by name,
-    completed here. Raises ScenarioError if the platform has no unit for the worker."""
+    completed here; `wanted` are blobs in the order in which they get fast tiers. Raises ScenarioError if the platform
+    has no unit for the worker."""
     if not execution.uses_units:
         return None
 
@@ -80,7 +82,7 @@ def make_units(
         return media[name]
 
     platform = scenario.platform
-    found = near_units(platform, worker, model, row_bytes, fabric, medium, lane)
+    found = near_units(platform, worker, model, row_bytes, fabric, medium, lane, wanted)
     if not found.units:
         raise ScenarioError(
             f"policy/execution {type(execution).__name__} runs experts on units near memory; platform {platform.name}"

@@ -7,12 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from simulator.residency import RESIDENT
+from simulator.runtime.near_divided import DIVIDED
 
 if TYPE_CHECKING:
     from simulator.engine import Lane
     from simulator.residency import Tier
     from simulator.routing import Routing
     from simulator.runtime.near import NearUnit
+    from simulator.runtime.near_divided import DividedUnit
 
 
 class LayerWork:
@@ -52,7 +54,7 @@ class LayerWork:
         routing: Routing,
         run_ps: Callable[[int, Sequence[int]], int],
         cpu_ps: Callable[[int, int], int] | None,
-        near: Mapping[str, NearUnit] = MappingProxyType({}),
+        near: Mapping[str, NearUnit | DividedUnit] = MappingProxyType({}),
     ) -> None:
         self._near = near
         self._tier, self._lane, self._run_ps, self._cpu_ps = tier, lane, run_ps, cpu_ps
@@ -125,7 +127,12 @@ class LayerWork:
     @property
     def units(self) -> tuple[str, ...]:
         """Names of the units near memory, in the order of the platform's file; none without `uses_units`."""
-        return tuple(self._near)
+        return tuple(name for name in self._near if name != DIVIDED)
+
+    @property
+    def divides(self) -> bool:
+        """Whether experts can be divided over all units, which are then addressed as "divided"."""
+        return DIVIDED in self._near
 
     def runs_on(self, unit: str) -> list[int]:
         """Blobs of the layer that a unit can run where they lie, in order of access: resident ones for a unit over the

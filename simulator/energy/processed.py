@@ -8,7 +8,7 @@ context; the order does not matter, and steps that are simulated together are ad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,14 +99,11 @@ class Processed:
         self.host_bytes[phase] += sum([work.size_bytes for work in works])
         self.host_tokens[phase] += sum([tokens[work.blob] for work in works])
 
-    def on_units(
-        self, phase: int, units: Mapping[str, Sequence[int]], tokens: dict[int, int], sizes: list[int]
-    ) -> None:
-        """Experts of a layer that run on units near memory: what each serves, and the size of its weights."""
-        for name, blobs in units.items():
-            weights, served = self.near.setdefault(name, ([0, 0], [0, 0]))
-            weights[phase] += sum([sizes[blob] for blob in blobs])
-            served[phase] += sum([tokens[blob] for blob in blobs])
+    def on_unit(self, phase: int, name: str, weights_bytes: int, tokens: int) -> None:
+        """Experts of a layer that run on a unit near memory: the size of their weights, and what they serve."""
+        weights, served = self.near.setdefault(name, ([0, 0], [0, 0]))
+        weights[phase] += weights_bytes
+        served[phase] += tokens
 
     def attention(self, phase: int, layer: int, single: bool) -> Sums:
         """Operations and bytes of the attention of a layer, the first of its kind, by dtype; of requests with one new

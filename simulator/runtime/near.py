@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwmodels import Platform
@@ -12,6 +12,9 @@ from simulator.engine import PS_PER_S, Fabric, Lane, Medium, Transfer
 from simulator.model import ModelSpec
 from simulator.residency import PolicyError
 from simulator.runtime.costs import ExpertCosts
+from simulator.runtime.near_divided import DIVIDED, DividedUnit
+from simulator.runtime.near_regions import Regions
+from simulator.runtime.near_tiers import tier_costs
 
 if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
@@ -39,75 +42,96 @@ class ExpertTraffic:
 class NearUnit:
     """A server of experts where they lie: each is a flow on that memory, capped by what the unit computes and reads.
 
-    there, back   lanes for activations: all inputs of a layer cross before its first expert begins, all results after
-                  its last one; None if the memory is the worker's own, from which both compute
+    lane, lanes   of its experts; (there, back) for activations: all inputs of a layer cross before its first expert
+                  begins, all results after its last one; None if the memory is the worker's own
+    costs         of its experts, by tier of its memory; tier_of: blob -> tier (None: there is one)
     """
 
     def __init__(
         self,
         fabric: Fabric,
         lane: Lane,
-        costs: ExpertCosts,
+        costs: Sequence[ExpertCosts],
         sizes: Sequence[int],
         experts: int,
         traffic: ExpertTraffic,
         lanes: tuple[Lane, Lane] | None = None,
+        tier_of: Sequence[int] | None = None,
     ) -> None:
-        self._fabric = fabric
-        self._lane = lane
+        self.fabric, self.lane, self.lanes = fabric, lane, lanes
         self._costs = costs
+        self._tier_of = tier_of
         self._sizes = sizes
         self._experts = experts
         self._traffic = traffic
-        self._lanes = lanes
 
     @property
     def shares_worker_memory(self) -> bool:
         """Whether it computes from the worker's own memory."""
-        return self._lanes is None
+        return self.lanes is None
 
-    def runs_ps(self, blob: int, tokens: int) -> int:
-        """How long an expert takes for so many tokens by itself, without its activations' way."""
-        return self._lane.latency_ps + self._costs.alone_ps(blob // self._experts, tokens)
+    def runs_ps(self, blob: int, tokens: int, share: float = 1.0) -> int:
+        """How long an expert, or a share of it, takes for so many tokens by itself, without its activations' way."""
+        return self.lane.latency_ps + int(share * self._alone_ps(blob, tokens))
+
+    def _alone_ps(self, blob: int, tokens: int) -> int:
+        costs = self._costs[self._tier_of[blob] if self._tier_of is not None else 0]
+        return costs.alone_ps(blob // self._experts, tokens)
+
+    def vectors_bytes(self, blobs: Sequence[int], tokens: Mapping[int, int]) -> int:
+        """Bytes of the inputs, or of the results, of these experts."""
+        return self._traffic.link_bytes_per_token * sum(tokens[blob] for blob in blobs)
 
     def moves_ps(self, tokens: int) -> int:
         """How long the activations of so many tokens take there and back, if nobody else is on the link."""
-        if self._lanes is None:
+        if self.lanes is None:
             return 0
         size_bytes = tokens * self._traffic.link_bytes_per_token
-        return sum(lane.latency_ps + size_bytes * PS_PER_S // lane.bottleneck for lane in self._lanes)
+        return sum(lane.latency_ps + size_bytes * PS_PER_S // lane.bottleneck for lane in self.lanes)
 
-    def submit(self, blobs: Sequence[int], tokens: Mapping[int, int], now_ps: int) -> tuple[list[Transfer], Transfer]:
+    def submit(
+        self, blobs: Sequence[int], tokens: Mapping[int, int], now_ps: int
+    ) -> tuple[list[Transfer], list[Transfer]]:
         """Start experts, in this order. Returns them, and what the layer has to wait for."""
-        jobs = [self._job(blob, tokens[blob]) for blob in blobs]
-        if self._lanes is None:
-            self._fabric.submit_all(self._lane, jobs, now_ps)
-            return jobs, jobs[-1]
-        size_bytes = self._traffic.link_bytes_per_token * sum(tokens[blob] for blob in blobs)
+        jobs = [self.job(blob, tokens[blob]) for blob in blobs]
+        if self.lanes is None:
+            self.fabric.submit_all(self.lane, jobs, now_ps)
+            return jobs, jobs[-1:]
+        size_bytes = self.vectors_bytes(blobs, tokens)
         inputs, results = (Transfer(-1, size_bytes, True) for _ in range(2))
-        inputs.then = [(self._lane, job) for job in jobs]
+        inputs.then = [(self.lane, job) for job in jobs]
         for job in jobs:
             job.cause = inputs
-        jobs[-1].then = [(self._lanes[1], results)]
+        jobs[-1].then = [(self.lanes[1], results)]
         results.cause = jobs[-1]
-        self._fabric.submit(self._lanes[0], inputs, now_ps)
-        return jobs, results
+        self.fabric.submit(self.lanes[0], inputs, now_ps)
+        return jobs, [results]
 
-    def _job(self, blob: int, tokens: int) -> Transfer:
-        size_bytes = self._traffic.of(self._sizes[blob], tokens)
-        busy_ps = self._costs.alone_ps(blob // self._experts, tokens)
+    def job(self, blob: int, tokens: int, share: float = 1.0) -> Transfer:
+        """An expert for so many tokens, or a share of it, as a flow: so much of its bytes in so much of its time."""
+        size_bytes = max(1, int(share * self._traffic.of(self._sizes[blob], tokens)))
+        busy_ps = int(share * self._alone_ps(blob, tokens))
         return Transfer(blob, size_bytes, True, max(1, size_bytes * PS_PER_S // max(1, busy_ps)))
 
 
 class NearUnits:
     """The units beside one worker, and what they do in the running layer.
 
-    jobs: experts that run on them; kernels: a lane of the worker's own launches on its memory, which they share with a
-    unit of that memory (None if there is none).
+    units: by name, DIVIDED among them where several of one memory can share an expert; jobs: experts, or shares of
+    them, that run there; experts: how many that are; kernels: a lane of the worker's own launches on its memory, which
+    they share with a unit of that memory (None if there is none); regions: of that memory (None if all can read all).
     """
 
-    def __init__(self, units: Mapping[str, NearUnit], kernels: Lane | None, traffic: ExpertTraffic) -> None:
+    def __init__(
+        self,
+        units: Mapping[str, NearUnit | DividedUnit],
+        kernels: Lane | None,
+        traffic: ExpertTraffic,
+        regions: Regions | None = None,
+    ) -> None:
         self.units = units
+        self.experts = 0
+        self._regions = regions
         self._traffic = traffic  # of the worker
         self.jobs: list[Transfer] = []
         self._kernels = kernels
@@ -116,10 +140,15 @@ class NearUnits:
         self._away: set[int] = set()
 
     def submit(
-        self, parts: Mapping[str, Sequence[int]], tokens: Mapping[int, int], here: Collection[int], now_ps: int
+        self,
+        parts: Mapping[str, Sequence[int]],
+        tokens: Mapping[int, int],
+        here: Collection[int],
+        now_ps: int,
+        shares: Mapping[int, Sequence[float]],
     ) -> None:
-        """Start what a split gave to units; here: what the worker's memory holds. Raises PolicyError for what cannot
-        be."""
+        """Start what a split gave to units; here: what the worker's memory holds; shares: of divided experts. Raises
+        PolicyError for what cannot be."""
         for name, blobs in parts.items():
             unit = self.units.get(name)
             if unit is None:
@@ -131,13 +160,36 @@ class NearUnits:
                     f"policy/execution runs {sorted(set(blobs).difference(here))} on '{name}', which computes from the"
                     " worker's memory; expected experts that are there."
                 )
-            jobs, last = unit.submit(blobs, tokens, now_ps)
+            if isinstance(unit, DividedUnit):
+                jobs, last = unit.submit(blobs, tokens, now_ps, shares)
+            else:
+                jobs, last = unit.submit(blobs, tokens, now_ps)
             self.jobs += jobs
-            self._pending.append(last)
+            self.experts += len(blobs)
+            self._pending += last
             if unit.shares_worker_memory:
                 self._own = True
+                if self._regions is not None:
+                    self._regions.unit_reads(blobs, [unit.runs_ps(blob, tokens[blob]) for blob in blobs], now_ps)
             else:
                 self._away.update(blobs)
+
+    def parts(
+        self,
+        units: Mapping[str, Sequence[int]],
+        tokens: Mapping[int, int],
+        sizes: Sequence[int],
+        shares: Mapping[int, Sequence[float]],
+    ) -> Iterator[tuple[str, int, int]]:
+        """(unit, bytes of weights, tokens) of what a split gave to units; divided experts in parts."""
+        for name, blobs in units.items():
+            unit = self.units[name]
+            if isinstance(unit, DividedUnit):
+                served = unit.by_unit(blobs, tokens, shares)
+                for member, weights in unit.by_unit(blobs, sizes, shares).items():
+                    yield member, weights, served[member]
+            else:
+                yield name, sum([sizes[blob] for blob in blobs]), sum([tokens[blob] for blob in blobs])
 
     def elsewhere(self) -> set[int]:
         """Experts of this layer that run from another memory than the worker's."""
@@ -154,7 +206,10 @@ class NearUnits:
         if lane is None or not self._own or not lasts_ps:
             return end_ps
         sizes = worker.tier.sizes
-        read = sum(self._traffic.of(sizes[blob], tokens[blob] if tokens else 1) for blob in blobs)
+        reads = [self._traffic.of(sizes[blob], tokens[blob] if tokens else 1) for blob in blobs]
+        read = sum(reads)
+        if self._regions is not None:
+            self._regions.worker_reads(blobs, reads, lasts_ps)
         size_bytes = max(1, min(read, lane.bottleneck * lasts_ps // PS_PER_S))  # what caches gave is no traffic
         launch = Transfer(-1, size_bytes, True, -(-size_bytes * PS_PER_S // lasts_ps))
         if worker.must_sync(begin_ps):
@@ -172,7 +227,12 @@ class NearUnits:
             if landed_ps > now_ps:
                 now_ps = landed_ps
                 worker.path.waited_for(last)
-        self.jobs, self._pending, self._own, self._away = [], [], False, set()
+        if self._regions is not None:
+            apart_ps = self._regions.end_ps()
+            if apart_ps > now_ps:
+                worker.path.add(apart_ps, (0, apart_ps - now_ps, 0))
+                now_ps = apart_ps
+        self.jobs, self._pending, self._own, self._away, self.experts = [], [], False, set(), 0
         return now_ps
 
 
@@ -184,19 +244,22 @@ def near_units(
     fabric: Fabric,
     medium: Callable[[str, float], Medium],
     lane: Callable[[str, str, str, str], Lane],
+    wanted: Sequence[int] = (),
 ) -> NearUnits:
     """The units that a worker may use. medium(name, bytes per second): the one of a memory; lane(name, source,
     destination, category): one over the links between two memories. Lanes of a unit are the same for all workers.
+    wanted: blobs in the order in which they get the fast tiers of a memory that has such.
     """
     sizes = [size for size in row_bytes for _ in range(model.experts)]
     own = platform.memory_of(worker).name
-    units, kernels = {}, None
+    units: dict[str, NearUnit | DividedUnit] = {}
+    kernels = None
     for name in platform.units:
         device, memory = platform.device(name), platform.memory_of(name)
         if memory.name not in (own, platform.home):
             continue  # another worker's
         shared = medium(memory.name, memory_bytes_per_s(memory) * efficiency(memory, "copy").memory)
-        costs = ExpertCosts(model, row_bytes, device)
+        costs, tier_of = tier_costs(model, row_bytes, device, memory, sizes, wanted)
         lanes = None
         if memory.name == own:
             kernels = kernels or _own_lane(fabric, f"{worker}{KERNELS}", shared, 0, "hbm")
@@ -208,14 +271,20 @@ def near_units(
             )
         units[name] = NearUnit(
             fabric,
-            _own_lane(fabric, f"{name}{EXPERTS}", shared, costs.launch_ps(), device.kind),
+            _own_lane(fabric, f"{name}{EXPERTS}", shared, costs[0].launch_ps(), device.kind),
             costs,
             sizes,
             model.experts,
             ExpertTraffic(model, device.reuse_flop_per_byte),
             lanes,
+            tier_of,
         )
-    return NearUnits(units, kernels, ExpertTraffic(model))
+    members = {name: unit for name, unit in units.items() if isinstance(unit, NearUnit)}
+    alike = {platform.memory_of(name).name for name in members}
+    if len(members) > 1 and len(alike) == 1:
+        units[DIVIDED] = DividedUnit(members)
+    count = platform.memory_of(worker).regions
+    return NearUnits(units, kernels, ExpertTraffic(model), Regions(count, model.experts) if count else None)
 
 
 def _own_lane(fabric: Fabric, name: str, medium: Medium, latency_ps: int, category: str) -> Lane:

@@ -346,7 +346,7 @@ class Worker(Stream):
                 if tokens is None:
                     tokens = dict.fromkeys(blobs, 1)
                 loads, hits, on_cpu = self._split(layer, blobs, tokens, hits, misses, t)
-                beside = len(on_cpu) + (len(self._near.jobs) if self._near is not None else 0)
+                beside = len(on_cpu) + (self._near.experts if self._near is not None else 0)
                 record.on_cpu += beside
                 counters[3] += beside
                 elsewhere = {work.blob for work in on_cpu}
@@ -553,12 +553,13 @@ class Worker(Stream):
         work.layer, work.blobs, work.tokens, work.hits, work.misses = layer, blobs, tokens, hits, misses
         split = policy.split(work)
         check_split(policy, split, misses, tokens, layer)
-        fetch, on_cpu, deferred, units = split
+        fetch, on_cpu, deferred, units, shares = split
         near = {blob for some in units.values() for blob in some}
         if near:
             assert self._near is not None
-            self._near.submit(units, tokens, hits, t)
-            self.processed.on_units(self.record.prefill, units, tokens, self.tier.sizes)
+            self._near.submit(units, tokens, hits, t, shares)
+            for name, weights, served in self._near.parts(units, tokens, self.tier.sizes, shares):
+                self.processed.on_unit(self.record.prefill, name, weights, served)
             hits = [blob for blob in hits if blob not in near]
         if on_cpu:
             assert cpu is not None

@@ -20,13 +20,16 @@ class Split(NamedTuple):
     cpu       run on the host CPU where their home copy lies, in this order; missing or resident
     deferred  of `cpu`: those whose results may come one routed layer later (the last layer waits for all)
     units     by unit of the platform (`work.units`): run there, in this order. A unit over the worker's own memory
-              takes resident experts only, one over the experts' home any
+              takes resident experts only, one over the experts' home any. Under "divided" each expert is divided
+              over all units, if they are of one memory
+    shares    expert -> its share on each unit, in the order of the platform's file, of those divided; even if left out
     """
 
     fetch: Sequence[int]
     cpu: Sequence[int] = ()
     deferred: Sequence[int] = ()
     units: Mapping[str, Sequence[int]] = MappingProxyType({})
+    shares: Mapping[int, Sequence[float]] = MappingProxyType({})
 
 
 class ExecutionPolicy(Policy):

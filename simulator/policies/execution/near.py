@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from simulator.layer_work import LayerWork
 from simulator.policies.execution.base import ExecutionPolicy, Split
+from simulator.runtime.near_divided import DIVIDED
 
 
 class NearExecution(ExecutionPolicy):
     """Sorts the experts that the unit can run by tokens, most first; `count` says how many of them the worker takes.
 
-    unit: a unit of the platform; None: the first. Missing experts that the worker takes are fetched in this order.
+    unit: a unit of the platform; "divided": all of them, each with a part of every expert; None: the first. Missing
+    experts that the worker takes are fetched in this order.
     resident_first: sorts what the worker has before what it lacks.
     """
 
@@ -23,9 +25,7 @@ class NearExecution(ExecutionPolicy):
         self._unit = unit
 
     def split(self, work: LayerWork) -> Split:
-        unit = self._unit or work.units[0]
-        if unit not in work.units:
-            raise ValueError(f"policy.execution.unit is {unit}; expected one of {', '.join(work.units)}.")
+        unit = chosen_unit(work, self._unit)
         missing = set(work.misses)
         order = sorted(
             work.runs_on(unit),
@@ -40,6 +40,19 @@ class NearExecution(ExecutionPolicy):
     def count(self, work: LayerWork, unit: str, order: Sequence[int]) -> int:
         """How many of `order`, from its begin, the worker runs."""
         raise NotImplementedError
+
+
+def chosen_unit(work: LayerWork, unit: str | None) -> str:
+    """The unit of that name; the first one for None. Raises ValueError if there is none."""
+    unit = unit or work.units[0]
+    if unit == DIVIDED and len(work.units) == 1:
+        return work.units[0]
+    if unit not in work.units and not (unit == DIVIDED and work.divides):
+        raise ValueError(
+            f"policy.execution.unit is {unit}; expected one of {', '.join(work.units)}, or {DIVIDED} where all units"
+            " are of one memory."
+        )
+    return unit
 
 
 def worker_ends_ps(work: LayerWork, blobs: Sequence[int]) -> int:
