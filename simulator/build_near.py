@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hwmodels import Device, Platform
 from simulator.engine import Fabric, Lane, Medium
@@ -12,6 +13,7 @@ from simulator.policies.execution.base import ExecutionPolicy
 from simulator.policies.pipeline.base import PipelinePolicy
 from simulator.policies.pipeline.plain import PlainPipeline
 from simulator.runtime.near import NearUnits, near_units
+from simulator.runtime.near_divided import DIVIDED
 from simulator.runtime.ranks import Ranks
 from simulator.scenario import Scenario, ScenarioError
 
@@ -51,12 +53,21 @@ def decode_unit(attention: AttentionPolicy, platform: Platform, worker: str) -> 
     unit = attention.decode_on(own)
     if unit is None:
         return None
+    if unit == DIVIDED and own:
+        return together([platform.device(name) for name in own])
     if unit not in own:
         raise ScenarioError(
             f"policy/attention runs decoding requests on a unit '{unit}'; expected a device of kind ndp over the"
             f" memory of '{worker}', of which platform {platform.name} has {', '.join(own) or 'none'}."
         )
     return platform.device(unit)
+
+
+def together(units: Sequence[Device]) -> Device:
+    """Units of one memory as one with the sum of their rates; its name, and what it costs, are those of the first."""
+    peaks = {dtype: sum(unit.peak_flop_per_s[dtype] for unit in units) for dtype in units[0].peak_flop_per_s}
+    read = sum(unit.memory_read_bytes_per_s for unit in units)
+    return replace(units[0], peak_flop_per_s=peaks, memory_read_bytes_per_s=read)
 
 
 def make_units(

@@ -81,7 +81,8 @@ def test_every_platform_runs(platform: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", CHOSEN)
 def test_every_system_runs_on_a_second_model(system: str, tmp_path: Path) -> None:
     """On the recorded routing of gpt-oss-20b or, where that lacks what the system needs, on Mixtral's stand-in."""
-    platform = "a100_host" if not wants_units(CHOSEN[system]) else "duplex" if "duplex" in system else "monde"
+    own = CHOSEN[system]["policy/attention"] == "near_decode"  # units over the GPU's memory
+    platform = "a100_host" if not wants_units(CHOSEN[system]) else "duplex" if own else "monde"
     common = (f"system={system}", f"platform={platform}", "workload.max_decode_tokens=2", "reference=false")
     code, err = smoke(tmp_path, *common, "model=gpt_oss_20b", "trace=gpt_oss_20b", "cache_gib=4")
     if code:
