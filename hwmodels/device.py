@@ -48,7 +48,7 @@ class Device:
     internal_bytes_per_s  of a memory: what all that compute from it get together, where that is more than its
                         `memory_read_bytes_per_s` (0: the same)
     regions             of a memory: parts that one processor at a time may read, the worker or units (0: no such parts)
-    tier_bytes_per_s    of an ndp: rates of its path to equal parts of its memory, in the order in which these are filled
+    tier_bytes_per_s    of an ndp: rates of its path to equal parts of its memory, in the order in which they are filled
     macs, clock_hz      of an ndp, in place of peak_flop_per_s: multiply-adds per cycle, in 16 bits
     reuse_flop_per_byte of an ndp: operations on each byte that it reads, at most; its buffers are small (0: no limit)
     access_granularity_bytes  of an ndp: what it reads is rounded up to a multiple of this

@@ -86,7 +86,8 @@ def check_near_its_memory(device: Device, devices: Mapping[str, Device], where: 
     ):
         if rate > memory_bytes_per_s(memory):
             raise PlatformError(
-                f"{at}.{key}' must be at most what {memory.name} gives inside ({memory_bytes_per_s(memory)}), got {rate}."
+                f"{at}.{key}' must be at most what {memory.name} gives inside"
+                f" ({memory_bytes_per_s(memory)}), got {rate}."
             )
 
 

@@ -11,7 +11,8 @@ class Regions:
 
     That is an open shop of two machines, whose least makespan is max(sum w, sum u, max_r (w_r + u_r)) (Gonzalez and
     Sahni, Journal of the ACM 23, 1976). The first two are what takes place without regions; `end_ps` is the third:
-    controllers are taken to find the best order. Several units are taken as one, the slowest in each region.
+    controllers are taken to find the best order. What the worker runs of experts that it fetches is left out. Several
+    units are taken as one, the slowest in each region.
     """
 
     def __init__(self, count: int, experts: int) -> None:
