@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+
+from simulator.layer_work import LayerWork
 from simulator.policies.execution.base import ExecutionPolicy, Split
 
 
@@ -13,9 +16,9 @@ class NearLocal(ExecutionPolicy):
         return Split([blob for blob in work.misses if blob not in near], units=units)
 
 
-def by_unit(work, units):
+def by_unit(work: LayerWork, units: Sequence[str]) -> dict[str, list[int]]:
     """Unit -> those of the layer's experts that lie in it and can run there, most tokens first."""
-    lying = {unit: [] for unit in units}
+    lying: dict[str, list[int]] = {unit: [] for unit in units}
     for place, unit in enumerate(units):
         for blob in work.runs_on(unit):
             if blob % work.experts % len(units) == place:
