@@ -63,10 +63,10 @@ def test_every_system_runs_on_every_kind_of_machine_or_says_why_not(system: str,
         reason = ""
         if policy(made, "execution").uses_cpu and machine.cpu is None:
             reason = f"needs a host CPU beside the worker; platform {name} has none."
-        elif wants_units(made):
-            reason = "ndp"
         elif len(machine.workers) > 1 and wants_one_worker(made):
             reason = "one worker"
+        elif wants_units(made):
+            reason = "ndp"
         elif made["policy/pipeline"] == "micro_batches" and machine.device(machine.workers[0]).kind != "gpu":
             reason = "needs a GPU"
         assert (code, err.count("\n")) == ((2, 1) if reason else (0, 0)), (name, err)

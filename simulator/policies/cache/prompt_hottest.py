@@ -18,15 +18,19 @@ class PromptHottest(CachePolicy):
         self._share: dict[int, int] = {}  # layer -> experts at the start
         self._here: dict[int, None] = {}
         self._new: set[int] = set()  # not here before this prompt
-        self._tokens: dict[int, np.ndarray] = {}  # layer -> tokens of the last prompt, [experts]
+        self._worth: dict[int, np.ndarray] = {}  # layer -> what each expert was worth to the last prompt, [experts]
 
     def bind(self, context):
         self._experts = context.experts
 
+    def importance(self, view):
+        """What each expert is worth to the prompt that runs, [experts]."""
+        ids = view.routing.ids(view.layer).ravel()
+        return np.bincount(ids[ids >= 0], minlength=self._experts)
+
     def on_layer(self, blobs, loads, view):
         if view.prefill and view.routing is not None:
-            ids = view.routing.ids(view.layer).ravel()
-            self._tokens[view.layer] = np.bincount(ids[ids >= 0], minlength=self._experts)
+            self._worth[view.layer] = self.importance(view)
             self._new.difference_update([blob for blob in self._new if view.layer_of(blob) == view.layer])
         self._here.update(dict.fromkeys(loads))
         self._new.update(loads)
@@ -55,10 +59,10 @@ class PromptHottest(CachePolicy):
 
     def coldest(self, layer, held):
         """Experts of a layer that are here, coldest first."""
-        tokens = self._tokens.get(layer)
+        known = self._worth.get(layer)
 
         def worth(blob):
-            served = 0 if tokens is None else int(tokens[blob % self._experts])
-            return served * (1 if blob in self._new else self._swap), blob
+            own = 0.0 if known is None else float(known[blob % self._experts])
+            return own * (1 if blob in self._new else self._swap), blob
 
         return sorted(held.get(layer, ()), key=worth)
