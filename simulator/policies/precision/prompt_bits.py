@@ -11,7 +11,7 @@ class PromptBits(PrecisionPolicy):
 
     Context-aware GPU-NDP (arXiv 2512.04476). The `share` most important experts of a layer are meant for the worker, as
     stored; over the others, widths fall with importance (a prefix has the widest, and so on), their mean is at most
-    `mean_bits`, and of all such divisions it takes the one of least sum of importance x loss. losses: of each width; the
+    `mean_bits`; of all such divisions the one of least sum of importance x loss is taken. losses: of each width; the
     publication tabulates them, the preset takes those of a uniform quantiser, 4 to the power of -bits. Copies at all
     widths lie in the unit's memory beside the stored ones. Prompts run as stored.
     """
