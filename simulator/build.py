@@ -61,6 +61,7 @@ from simulator.runtime.near_attention import NearAttention
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares
+from simulator.runtime.slow_writes import SlowWrites, writes_slower
 from simulator.runtime.worker import Worker
 from simulator.scenario import Scenario, ScenarioError, check_fit
 from simulator.streaming.assembly import assemble
@@ -684,6 +685,8 @@ class _Builder:
 
     def _own_dense(self, device: Device) -> DenseCosts | InstanceCosts:
         model, tenants = self.shares.part, self.scenario.tenants
+        if tenants.count == 1 and writes_slower(device):
+            return SlowWrites(model, device)
         return DenseCosts.of(model, device) if tenants.count == 1 else InstanceCosts(model, device, tenants.fused_gate)
 
     def _dense(self, device: Device) -> DenseTable:
