@@ -81,6 +81,7 @@ CUT = {
     "cache_policies": ["policy/cache=lru,belady"],
     "cache_budget": ["cache_gib=2,4"],
     "request_rate": ["workload.requests=2", "workload.rate_per_s=2,4"],
+    "near_crossover": ["workload.requests=2", "workload.batch_size=1,2", "policy/execution=fetch,near_all"],
     "layouts": ["workload.requests=2", "policy.scheduling.max_batch=16"],
     "instances": ["workload.requests=2", "tenants.count=1,2"],
     "systems_against_budget": [
@@ -90,7 +91,7 @@ CUT = {
         "workload.warmup_requests=0",
     ],
 }
-TWO_SWEEPS = ("sensitivity",)
+TWO_SWEEPS = ("sensitivity", "hardware_energy")
 ONE_SWEEP = ("systems_against_budget", "layouts", "instances")
 
 
