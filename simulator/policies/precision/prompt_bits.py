@@ -39,6 +39,7 @@ class PromptBits(PrecisionPolicy):
                 f" least the least width, {widths[-1]}."
             )
         self.bits = (None, *widths)
+        self._widths = widths
         self._mean_bits, self._share, self._alpha, self._losses = mean_bits, share, alpha, losses
         self._levels: dict[int, list[int]] = {}  # layer -> level of each expert since the last prompt
 
@@ -55,13 +56,13 @@ class PromptBits(PrecisionPolicy):
             importance = prompt_importance(choice.ids, choice.weights, self._experts, self._alpha)
             order = np.argsort(-importance, kind="stable")
             hot = round(self._share * self._experts)
-            widths = allocate(importance[order[hot:]], self.bits[1:], self._losses, self._mean_bits)
+            widths = allocate(importance[order[hot:]], self._widths, self._losses, self._mean_bits)
             levels = np.ones(self._experts, dtype=int)  # a hot one that is not here after all: the widest
             levels[order[hot:]] = 1 + widths
             self._levels[choice.layer] = levels.tolist()
             return [0] * len(blobs)
-        levels = self._levels.get(choice.layer)
-        return [0 if levels is None else levels[blob % self._experts] for blob in blobs]
+        known = self._levels.get(choice.layer)
+        return [0 if known is None else known[blob % self._experts] for blob in blobs]
 
 
 def allocate(importance: np.ndarray, widths: Sequence[float], losses: Sequence[float], mean: float) -> np.ndarray:
