@@ -119,8 +119,10 @@ def scaled(platform: Platform, factors: dict[str, float], draw: int = 0) -> Plat
         before = devices[owner]
         devices[owner] = _scaled(before, field, factor)
         if field in ("memory_read_bytes_per_s", "internal_bytes_per_s"):  # its processors compute from it
+            rate = getattr(before, field)
             for other, device in devices.items():
-                if device.memory == owner and device.memory_read_bytes_per_s == getattr(before, field):
+                own = device.kind == "ndp" and rate != memory_bytes_per_s(before)  # a way of its own that is as wide
+                if device.memory == owner and device.memory_read_bytes_per_s == rate and not own:
                     devices[other] = _scaled(device, "memory_read_bytes_per_s", factor)
     return replace(platform, devices=devices, links=tuple(links.values()))
 

@@ -94,7 +94,23 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "dgx_v100": "8 × V100 32 GB",  # noqa: RUF001
         "dgx_a100_40": "8 × A100 40 GB",  # noqa: RUF001
         "a100_40_x4": "4 × A100 40 GB",  # noqa: RUF001
+        "alveo_u280": "Alveo U280",
+        "cxl_ndp": "H100 + CXL-NDP",
         "dgx_b200": "8 × B200",  # noqa: RUF001
+        "edge_gpu_ndp": "edge GPU + NDP",
+        "flame_fpga": "FLAME",
+        "gddr6_aim": "GDDR6-AiM",
+        "h100_x4_ddr5": "4 × H100, DDR5",  # noqa: RUF001
+        "h100_x4_ssd": "4 × H100, SSD",  # noqa: RUF001
+        "hbf_plus": "HBF+",
+        "hbm_pim": "HBM-PIM",
+        "lpddr5x_pim": "LPDDR5X-PIM",
+        "nasic": "NASiC",
+        "pimoe": "PIMoE",
+        "sieve": "Sieve",
+        "stratum_s": "Stratum-S",
+        "trimoe": "TriMoE",
+        "zcu102": "ZCU102",
         "dgx_h100": "8 × H100",  # noqa: RUF001
         "two_dgx_h100": "2 nodes of 8 × H100",  # noqa: RUF001
         "two_rtx_3090": "2 × RTX 3090",  # noqa: RUF001

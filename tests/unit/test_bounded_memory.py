@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def peak_bytes(work: Callable[[Trace], object], path: Path) -> int:
     """The most that `work` allocates on a trace that it opens itself."""
+    gc.collect()  # else garbage of other tests decides when this one's is collected
     tracemalloc.start()
     try:
         work(open_trace(path))

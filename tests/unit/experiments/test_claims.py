@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -16,16 +17,17 @@ from experiments.cli import main
 from experiments.compose import choices, chosen, compose_config
 from experiments.explain import ConfigError
 from experiments.run import plain, run_config, trace_path
+from experiments.validation.published import system_page
 from experiments.validation.published.engines import read_engines
 from experiments.validation.published.measures import is_inside, mean, nearest_in
 from experiments.validation.published.needs import shipped
 from experiments.validation.published.reading import claim_sets, join, read_paper, read_papers
-from experiments.validation.published.system_page import pages
 from traces import open_trace
 
 ROOT = Path(__file__).parents[3]
 TINY = ["workload.requests=1", "workload.max_decode_tokens=3", "reference=false"]
 KNOWN = {"source": "Table 1", "confidence": "read_source"}
+pages = cache(system_page.pages)  # of all systems, seconds
 
 
 def ratio(**changes):

@@ -133,7 +133,7 @@ def test_a_list_has_one_described_line_for_each_choice(call: Callable, kind: str
 
 def test_everything_listed_can_be_shown(call: Callable) -> None:
     for group, names in choices().items():
-        for name in names:
+        for name in names[:: 1 if len(names) < 10 else 3]:
             said = call("show", f"{group}/{name}")
             assert said.code == 0
             assert said.out.startswith(f"{group} {name}\n")
