@@ -36,7 +36,6 @@ from simulator.build_layout import (
 )
 from simulator.build_near import check_units, decode_unit, make_units
 from simulator.energy.carbon import read_intensity
-from simulator.energy.processed import Processed
 from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
@@ -58,6 +57,7 @@ from simulator.runtime.exchange import Exchange, owned
 from simulator.runtime.loader import Loader, StagedLoader
 from simulator.runtime.loop_order import make_loop_order
 from simulator.runtime.near_attention import NearAttention
+from simulator.runtime.processed import Processed
 from simulator.runtime.ranks import Ranks
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.shares import Shares

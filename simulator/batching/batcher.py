@@ -119,7 +119,7 @@ class Batcher:
         until_ps = self.arrivals.next_ps()
         if until_ps is None and (self.waiting or self.running) and not self.flying:
             raise PolicyError(
-                f"policy/scheduling {type(self.policy).__name__} runs nothing although {len(self.waiting)} requests"
+                f"policy/scheduling {self.policy.title} runs nothing although {len(self.waiting)} requests"
                 f" wait and {len(self.running)} are under way; expected a step, as no other request will come."
             )
         return until_ps
@@ -258,4 +258,4 @@ class Batcher:
 
 
 def _wrong(policy: SchedulingPolicy, what: str, expected: str) -> PolicyError:
-    return PolicyError(f"policy/scheduling {type(policy).__name__} {what}; expected {expected}.")
+    return PolicyError(f"policy/scheduling {policy.title} {what}; expected {expected}.")

@@ -19,6 +19,11 @@ class InTurn(SchedulingPolicy):
         self.max_batch, self.preempt = policy.max_batch * queues, policy.preempt
         self._last = queues - 1
 
+    @property
+    def title(self) -> str:
+        """That of the scheduler in each queue."""
+        return self._policy.title
+
     def bind(self, context: PolicyContext) -> None:
         """Each queue's scheduler gets the same."""
         self._policy.bind(context)

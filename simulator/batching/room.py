@@ -44,7 +44,7 @@ def check(plan: Plan, policy: SchedulingPolicy, settings: Settings) -> None:
     if workload.batch_size != 1:
         raise ScenarioError(
             f"workload.batch_size is {workload.batch_size}, but batches form by themselves with"
-            f" policy/scheduling {type(policy).__name__}; expected 1 (see policy.scheduling.max_batch)."
+            f" policy/scheduling {policy.title}; expected 1 (see policy.scheduling.max_batch)."
         )
     for name in ("slo_ttft_s", "slo_tpot_s"):
         value = getattr(workload, name)

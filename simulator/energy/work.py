@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hwmodels.energy import EnergyUnknown
-from simulator.energy.processed import Sums
 from simulator.policies.pipeline.base import Op
 from simulator.runtime.costs import DenseCosts, DenseTable, HostedDense
 from simulator.runtime.near_attention import NearAttention
+from simulator.runtime.processed import Sums
 
 if TYPE_CHECKING:
     from hwmodels import Work

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simpy.events import Event
 
-from simulator.batching.layout_stretches import WorkerStretches
 from simulator.batching.source import StepSource
-from simulator.batching.stretches import Stretches
-from simulator.energy.processed import Processed
 from simulator.engine import ACTIVE, Clock, Fabric, Lane, Stream, Transfer
 from simulator.layer_work import LayerWork
 from simulator.plan import Block, Group, Step
@@ -32,9 +29,14 @@ from simulator.runtime.loader import Loader
 from simulator.runtime.loop_order import LoopOrder
 from simulator.runtime.near import NearUnits
 from simulator.runtime.path import Path
+from simulator.runtime.processed import Processed
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
 from simulator.runtime.stages import Stages
+
+if TYPE_CHECKING:
+    from simulator.batching.layout_stretches import WorkerStretches
+    from simulator.batching.stretches import Stretches
 
 DENSE, EXPERTS, TAIL = Op.DENSE, Op.EXPERTS, Op.TAIL
 
@@ -133,10 +135,10 @@ class Worker(Stream):
         self._single = expert_costs.single(self._experts_per_layer)
         self._prefetch = prefetch
         self._execution = execution
-        self._cpu = self.cpu = cpu
+        self.cpu = cpu
         self._near = near
         self._exchange = exchange
-        self._collectives = self.collectives = collectives
+        self.collectives = collectives
         self.recording: Recorder | None = None  # the recorder, in steps that it records
         self._recorder = recorder
         self._management = management if any(management) else None
@@ -162,7 +164,7 @@ class Worker(Stream):
     @property
     def uses_cpu(self) -> bool:
         """Whether missing experts may run on the host CPU, or another unit near memory."""
-        return self._cpu is not None or self._near is not None
+        return self.cpu is not None or self._near is not None
 
     def process(self) -> Generator[Event, Any, None]:
         """The SimPy process."""
@@ -187,8 +189,8 @@ class Worker(Stream):
                 block = step.block
                 mine = self._exchange.requests_of(self.rank, block.slots) if self._exchange is not None else None
                 table = self.dense.table(block, mine)
-                if self._collectives is not None:
-                    self._collectives.load(block, mine)
+                if self.collectives is not None:
+                    self.collectives.load(block, mine)
                 if self._framework_ps:
                     table = [tuple(self._with_framework(part) for part in row[:-1]) + row[-1:] for row in table]
             self.processed.step(step, mine)
@@ -202,7 +204,7 @@ class Worker(Stream):
         self, number: int, step: Step, dense: tuple[Parts, ...], t: int, began: int | None
     ) -> Generator[Event, Any, int]:
         """Run a step from `t` on; `began`: when the first stage did, if that is another time."""
-        path, exchange, collectives, tier = self.path, self._exchange, self._collectives, self.tier
+        path, exchange, collectives, tier = self.path, self._exchange, self.collectives, self.tier
         recorder = self.recording = self._recorder.begin(number, step, t) if self._recorder is not None else None
         begin = t
         start = t if began is None else began
@@ -374,9 +376,9 @@ class Worker(Stream):
                 counters[2] += asked
         elif blobs:
             self._tell(layer, blobs, ())
-        if self._cpu is not None and self._cpu.early:  # begun in vain
-            for blob in [blob for blob in self._cpu.early if self._work.layer_of(blob) == layer]:
-                del self._cpu.early[blob]
+        if self.cpu is not None and self.cpu.early:  # begun in vain
+            for blob in [blob for blob in self.cpu.early if self._work.layer_of(blob) == layer]:
+                del self.cpu.early[blob]
         if late:
             if self._prefetch.promotes:
                 for transfer in late:
@@ -465,7 +467,7 @@ class Worker(Stream):
                 lasts = [self._lasts_ps(layer, transfer.blob, tokens) for transfer in arriving]
                 recorder.ran_loaded(self.name, layer, arriving, lasts, ready)
         self.busy_ps += busy
-        if on_cpu or (self._cpu is not None and self._cpu.deferred):
+        if on_cpu or (self.cpu is not None and self.cpu.deferred):
             t = yield from self._join_cpu(layer, on_cpu, tokens, t)
         if self._near is not None and self._near.jobs:
             t = yield from self._near.join(self, t)
@@ -542,7 +544,7 @@ class Worker(Stream):
         t: int,
     ) -> tuple[Sequence[int], Sequence[int], list[Transfer]]:
         """Ask `execution`. Returns what to load, what to run here at once, and what runs on the host CPU."""
-        cpu, policy = self._cpu, self._execution
+        cpu, policy = self.cpu, self._execution
         begun: list[Transfer] = []
         if cpu is not None and cpu.early:
             begun = [cpu.early.pop(blob) for blob in misses if blob in cpu.early]
@@ -574,11 +576,11 @@ class Worker(Stream):
 
     def _compute_ahead(self, guesses: Sequence[int], t: int) -> None:
         """Start what `execution` wants computed on the host CPU before its layer asks for it."""
-        assert self._cpu is not None
+        assert self.cpu is not None
         self._work.expected = guesses
         for blob in self._execution.ahead(self._work):
-            if blob not in self._cpu.early:
-                self._cpu.early[blob] = self._cpu.submit(blob, 1, t)
+            if blob not in self.cpu.early:
+                self.cpu.early[blob] = self.cpu.submit(blob, 1, t)
 
     def _run(self, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
         """Run experts of one layer that are here, those of one precision as one launch; returns when the last ends."""
@@ -618,7 +620,7 @@ class Worker(Stream):
     ) -> Generator[Event, Any, int]:
         """Wait for the experts on the host CPU, then for their activations' round trip. Those that may come a layer
         later are not waited for; those of the layer before are."""
-        cpu = self._cpu
+        cpu = self.cpu
         assert cpu is not None
         later = {work.blob for work, _ in cpu.deferring}
         joined = [

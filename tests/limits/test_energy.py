@@ -15,7 +15,6 @@ from hwmodels import Platform
 from simulator.batching.run_ahead import RunAhead
 from simulator.energy import PARTS, PHASES
 from simulator.energy.account import Entry, by, total_pj
-from simulator.energy.processed import kinds_of_layers
 from simulator.engine import Fabric, Lane, Medium, Transfer
 from simulator.model import ModelSpec
 from simulator.plan import Workload
@@ -25,6 +24,7 @@ from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.precision.expert_bits import ExpertBits
 from simulator.policies.scheduling.continuous import Continuous
 from simulator.result import Result
+from simulator.runtime.processed import kinds_of_layers
 from simulator.scenario import ScenarioError
 from tests.helpers import (
     CONF,

@@ -15,7 +15,7 @@ from experiments.compose import choices, chosen, compose_config
 from experiments.run import trace_recipe
 from hwmodels import Platform
 
-KINDS = ("oneplus_15r", "rtx_3060", "two_rtx_3090")  # of machines: all systems run
+KINDS = ("rtx_3060", "oneplus_15r", "two_rtx_3090")  # of machines; all systems run on the first
 CHOSEN = {system: chosen([f"system={system}"]) for system in choices()["system"]}
 TINY = ("model=tiny_moe", "trace=tiny_moe", "cache_gib=0.012", "workload.max_decode_tokens=4", "reference=false")
 MODELS = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
-from simulator.policies.cache.base import CachePolicy
+from simulator.policies.cache.lru import Lru
 
 
-class ForecastCache(CachePolicy):
+class ForecastCache(Lru):
     """Base of policies that drop the expert of least `worth`; of equals, the one unused for longest.
 
     What the prediction names of a layer replaces what it said of that layer before: experts of the layer that it
@@ -17,7 +15,7 @@ class ForecastCache(CachePolicy):
     hears_forecast = True
 
     def __init__(self) -> None:
-        self._here: OrderedDict[int, None] = OrderedDict()  # longest unused first
+        super().__init__()
         self._said: dict[int, dict[int, float]] = {}  # layer -> blob -> score
         self._heard: dict[int, int] = {}  # layer -> group of the next run of the layer, counted from when it was said
 
@@ -40,16 +38,5 @@ class ForecastCache(CachePolicy):
             self._heard[layer] = view.group + (layer - view.layer - 1) % view.layers + 1
         self._said.update(said)
 
-    def on_layer(self, blobs, loads, view):
-        for blob in blobs:
-            self._here[blob] = None
-            self._here.move_to_end(blob)
-
-    def on_insert(self, blobs, view):
-        self.on_layer(blobs, blobs, view)
-
-    def on_evict(self, blob):
-        self._here.pop(blob, None)
-
     def victims(self, need_bytes, incoming, view):
-        return view.take_until(need_bytes, sorted(self._here, key=lambda blob: self.worth(blob, view)))
+        return view.take_until(need_bytes, sorted(self._order, key=lambda blob: self.worth(blob, view)))

@@ -1,9 +1,7 @@
-from collections import OrderedDict
-
-from simulator.policies.cache.base import CachePolicy
+from simulator.policies.cache.lru import Lru
 
 
-class PredictedSlots(CachePolicy):
+class PredictedSlots(Lru):
     """One pool of slots for what is predicted of the pass, shared among the layers to come as each is to ask.
 
     PLEC of ExpertFlow (arXiv 2410.17954): a layer to come gets slots in proportion to its predicted distinct
@@ -16,7 +14,7 @@ class PredictedSlots(CachePolicy):
     hears_forecast = True
 
     def __init__(self) -> None:
-        self._here: OrderedDict[int, None] = OrderedDict()  # longest unused first
+        super().__init__()
         self._named: dict[int, set[int]] = {}  # layer to come -> what it is predicted to ask for
 
     def bind(self, context):
@@ -27,17 +25,6 @@ class PredictedSlots(CachePolicy):
         for blob in blobs:
             self._named.setdefault(view.layer_of(blob), set()).add(blob)
 
-    def on_layer(self, blobs, loads, view):
-        for blob in blobs:
-            self._here[blob] = None
-            self._here.move_to_end(blob)
-
-    def on_insert(self, blobs, view):
-        self.on_layer(blobs, blobs, view)
-
-    def on_evict(self, blob):
-        self._here.pop(blob, None)
-
     def share(self, layer):
         """Slots of a layer to come."""
         asked = {ahead: len(blobs) for ahead, blobs in self._named.items()}
@@ -46,11 +33,11 @@ class PredictedSlots(CachePolicy):
     def victims(self, need_bytes, incoming, view):
         self._named = {layer: blobs for layer, blobs in self._named.items() if layer > view.layer}
         wanted = set().union(*self._named.values())
-        order = [blob for blob in self._here if blob not in wanted]
+        order = [blob for blob in self._order if blob not in wanted]
         if view.prefetching:
             layer = view.layer_of(incoming[0])
-            if sum(blob in self._here for blob in self._named.get(layer, ())) >= self.share(layer):
+            if sum(blob in self._order for blob in self._named.get(layer, ())) >= self.share(layer):
                 return []
         else:
-            order += sorted((blob for blob in self._here if blob in wanted), key=view.layer_of, reverse=True)
+            order += sorted((blob for blob in self._order if blob in wanted), key=view.layer_of, reverse=True)
         return view.take_until(need_bytes, order)

@@ -1,13 +1,11 @@
-from collections import OrderedDict
-
 import numpy as np
 
-from simulator.policies.cache.base import CachePolicy
+from simulator.policies.cache.lru import Lru
 
 NEVER = 1 << 40
 
 
-class QueueBelady(CachePolicy):
+class QueueBelady(Lru):
     """Drops the expert that the running step and the tokens that wait ask for last, if at all (Belady on a queue).
 
     Read-ME (NeurIPS 2024, arXiv 2410.19123): its router is outside the model, so that the experts of queued tokens are
@@ -24,21 +22,10 @@ class QueueBelady(CachePolicy):
                 f"policy.cache.lookahead is {lookahead}; expected at least 0, or null for the whole queue."
             )
         self._lookahead = lookahead
-        self._here: OrderedDict[int, None] = OrderedDict()  # longest unused first
+        super().__init__()
 
     def bind(self, context):
         self._experts = context.experts
-
-    def on_layer(self, blobs, loads, view):
-        for blob in blobs:
-            self._here[blob] = None
-            self._here.move_to_end(blob)
-
-    def on_insert(self, blobs, view):
-        self.on_layer(blobs, blobs, view)
-
-    def on_evict(self, blob):
-        self._here.pop(blob, None)
 
     def victims(self, need_bytes, incoming, view):
         queued = view.queued()
@@ -57,7 +44,7 @@ class QueueBelady(CachePolicy):
                     uses[layer][now[now >= 0]] = 0
             return uses[layer][expert]
 
-        order = sorted(self._here, key=next_use, reverse=True)  # stable: longest unused first
+        order = sorted(self._order, key=next_use, reverse=True)  # stable: longest unused first
         if view.prefetching:
             order = [blob for blob in order if next_use(blob) > 0]
         return view.take_until(need_bytes, order)

@@ -4,6 +4,8 @@ from simulator.policies.pipeline.base import Op, PipelinePolicy, Task
 class PlainPipeline(PipelinePolicy):
     """Layer after layer; with several workers, all-to-all before and after the experts."""
 
+    announces = False  # whether workers first tell each other how much they will send
+
     def tasks(self, layers, workers):
         tasks: list[Task] = []
 
@@ -16,8 +18,8 @@ class PlainPipeline(PipelinePolicy):
         for layer in range(layers):
             add(Op.DENSE, layer, arrived)
             if workers > 1:
-                sent = add(Op.DISPATCH, layer)
-                add(Op.EXPERTS, layer, sent)
+                sizes = add(Op.ANNOUNCE, layer) if self.announces else ()
+                add(Op.EXPERTS, layer, add(Op.DISPATCH, layer, sizes))
                 arrived = add(Op.COMBINE, layer)
             else:
                 add(Op.EXPERTS, layer)

@@ -69,6 +69,11 @@ class SchedulingPolicy(Policy):
     preempt = "recompute"
     steady = False
 
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def next_turn(self, view: QueueView) -> Turn:
         raise NotImplementedError
 

@@ -11,8 +11,10 @@ import pytest
 from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
 from simulator.policies.placement.popular import PopularFirst
+from simulator.policies.scheduling.base import Turn
 from simulator.policies.scheduling.continuous import Continuous
 from simulator.policies.scheduling.lockstep import Lockstep
+from simulator.residency import PolicyError
 from simulator.result import simulate
 from simulator.scenario import Scenario, ScenarioError, Settings
 from simulator.tenants.spec import Tenants
@@ -106,3 +108,15 @@ def test_what_stages_do_not_go_with_is_refused():
     parts = (MODEL, random_trace(1, 8, 12, 3, 8, 2, prompt=3), tiny_platform(3), roles, Workload(), Settings())
     with pytest.raises(ScenarioError, match=r"^tenants\.count is 2; with layout\.pp=3 expected 1\.$"):
         simulate(Scenario(*parts, LayoutChoice(pp=3), Tenants(count=2)))
+
+
+class Idle(Continuous):
+    """Runs nothing."""
+
+    def next_turn(self, view):
+        return Turn()
+
+
+def test_a_scheduler_is_called_by_its_own_name_also_where_each_stage_has_a_queue():
+    with pytest.raises(PolicyError, match=r"^policy/scheduling Idle runs nothing although 2 requests wait"):
+        serve(LayoutChoice(pp=3), Workload(requests=2), 3, scheduling=Idle)
