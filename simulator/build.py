@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.device import Device
+from hwmodels.operators import ACTIVATION_BYTES
 from simulator.batching.batcher import Batcher
 from simulator.batching.pages import KvPages
 from simulator.batching.prefixes import PrefixPages
@@ -74,7 +75,6 @@ from simulator.unrecorded import remarks
 from traces import RequestTrace
 
 HOST_SHARE = 0.75  # of host memory for experts when home is an SSD; the rest is the system's (assumed)
-ACTIVATION_BYTES = 2
 NOTHING_TO_LEARN = (
     "a policy learns from the requests that are not served, but all are: it ranks experts by number;"
     " lower workload.requests to leave it some"

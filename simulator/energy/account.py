@@ -20,6 +20,7 @@ from hwmodels.energy import (
     link_pj_per_bit,
     memory_pj_per_bit,
 )
+from hwmodels.operators import ACTIVATION_BYTES
 from simulator.energy import PHASES
 from simulator.energy.mirrored import twin, ways
 from simulator.energy.work import HOST, Done, dense_work, expert_work
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from simulator.build import Run
 
 PJ_PER_J = 10**12
-ACTIVATION_BYTES = 2
 
 
 @dataclass(frozen=True)

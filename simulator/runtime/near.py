@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hwmodels import Platform
 from hwmodels.efficiency import efficiency
 from hwmodels.near_memory import memory_bytes_per_s
+from hwmodels.operators import ACTIVATION_BYTES
 from simulator.engine import PS_PER_S, Fabric, Lane, Medium, Transfer
 from simulator.model import ModelSpec
 from simulator.residency import PolicyError
@@ -19,7 +20,6 @@ from simulator.runtime.near_tiers import tier_costs
 if TYPE_CHECKING:
     from simulator.runtime.worker import Worker
 
-ACTIVATION_BYTES = 2
 # what the names of lanes end with: of a worker's own launches, of what runs on a unit, of its inputs and results
 KERNELS, EXPERTS, ACTIVATIONS = " kernels", " experts", " activations"
 

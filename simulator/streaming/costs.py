@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from hwmodels import Device
+from hwmodels.operators import ACTIVATION_BYTES
 from simulator.model import ModelSpec
 from simulator.model_attention import AttentionSpec
 from simulator.plan import Step
 from simulator.runtime.costs import DenseCosts, ExpertCosts, to_ps_array
 
-ACTIVATION_BYTES = 2
 OUT_OF_CAST = "policy/pipeline=micro_batches needs a model of which every layer has experts and grouped-query attention"
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hwmodels.operators import ACTIVATION_BYTES
 from simulator.model import ModelSpec
-
-ACTIVATION_BYTES = 2
 
 
 @dataclass(frozen=True)
