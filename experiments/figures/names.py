@@ -100,7 +100,7 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "edge_gpu_ndp": "edge GPU + NDP",
         "flame_fpga": "FLAME",
         "gddr6_aim": "GDDR6-AiM",
-        "h100_x4_ddr5": "4 × H100, DDR5",  # noqa: RUF001
+        "h100_x32_ssd": "32 × H100, SSD",  # noqa: RUF001
         "h100_x4_ssd": "4 × H100, SSD",  # noqa: RUF001
         "hbf_plus": "HBF+",
         "hbm_pim": "HBM-PIM",
