@@ -127,7 +127,7 @@ def _compose(
 
 def checked(cfg: DictConfig) -> DictConfig:
     """A composed configuration, resolved, with every key known and of its type. Raises OmegaConf's errors."""
-    merged = OmegaConf.merge(OmegaConf.structured(schema.Config), OmegaConf.to_container(cfg, resolve=True))
+    merged = OmegaConf.merge(schema.structured(), OmegaConf.to_container(cfg, resolve=True))
     assert isinstance(merged, DictConfig)
     OmegaConf.to_container(merged, throw_on_missing=True)
     return merged
@@ -173,7 +173,7 @@ def known_keys() -> list[str]:
             if isinstance(value, DictConfig) and not value._is_none():
                 yield from walk(value, f"{prefix}{key}.")
 
-    return list(walk(OmegaConf.structured(schema.Config), ""))
+    return list(walk(schema.structured(), ""))
 
 
 # ---- files of one's own

@@ -7,10 +7,11 @@ The keys of a workload and of the settings are those of the simulator's own data
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from simulator.layout_choice import LayoutChoice
 from simulator.plan import Workload
@@ -143,6 +144,13 @@ class Config:
     pools: PoolsFields = field(default_factory=PoolsFields)
 
 
+@functools.cache
+def structured() -> DictConfig:
+    """The schema as a configuration of defaults. One for all: merge onto it, do not change it."""
+    return OmegaConf.structured(Config)
+
+
+@functools.cache
 def register() -> None:
     """Make the schema known to Hydra as `schema`."""
     from hydra.core.config_store import ConfigStore

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
 from types import UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -54,7 +54,7 @@ def strict(cls: type[T], mapping: Any, where: str, error_class: type[ValueError]
         at = f"{field}.{path}".lstrip(".")
         raise error_class(f"{where}: field '{at}' must be {_word(hint)}, got {_show(value)}.")
     try:
-        return cast(T, copy.deepcopy(_filled(cls, json.dumps(convert_quantities(mapping, field)))))
+        return cast(T, copy.deepcopy(_filled(cast(Hashable, cls), json.dumps(convert_quantities(mapping, field)))))
     except PlatformError as error:
         raise error_class(f"{where}: {error}") from None
     except OmegaConfBaseException as error:
@@ -62,7 +62,7 @@ def strict(cls: type[T], mapping: Any, where: str, error_class: type[ValueError]
 
 
 @lru_cache(maxsize=1024)
-def _filled(cls: type, fields: str) -> Any:
+def _filled(cls: Any, fields: str) -> Any:
     """An instance of `cls` from fields in JSON; OmegaConf takes 10 ms for it, and equal parts are many."""
     schema = OmegaConf.structured(cls, flags={"readonly": False})
     return OmegaConf.to_object(OmegaConf.merge(schema, json.loads(fields)))
