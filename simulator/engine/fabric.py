@@ -19,7 +19,7 @@ from typing import Any
 from simpy.events import Event
 
 from simulator.engine.clock import PS_PER_S, Clock
-from simulator.engine.sharing import max_min_rates
+from simulator.engine.sharing import islands, max_min_rates
 
 NEVER = 1 << 100  # later than any time
 UNLIMITED = 1 << 60  # bytes/s beyond any medium
@@ -188,6 +188,7 @@ class Fabric:
         self.log = log
         self._active: list[Transfer] = []
         self._rates: dict[tuple[tuple[int, int, int], ...], list[int]] = {}
+        self._islands: list[int] = []  # of each lane; empty until asked for
         self._sleepers: list[tuple[Transfer, Event, int]] = []
         self._armed_ps = NEVER
 
@@ -202,6 +203,7 @@ class Fabric:
         """Register a lane; its media must have been added."""
         lane.index = len(self.lanes)
         self.lanes.append(lane)
+        self._islands = []
         return lane
 
     # ---- what processes do (after `advance` to their time)
@@ -472,7 +474,6 @@ class Fabric:
     def _share(self, now: int) -> None:
         """Divide the media among the flows of this instant and re-time every active transfer."""
         flows = []
-        key = []
         soonest = NEVER
         alone = len(self._active) == 1
         for transfer in self._active:
@@ -490,15 +491,25 @@ class Fabric:
                     soonest = since
                 continue
             flows.append(transfer)
-            key.append((lane.index, transfer.cap_bytes_per_s, transfer.size_bytes if lane.sized else 0))
-        if flows:
-            rates = self._rates.get(tuple(key)) or self._allocate(tuple(key), flows)
-            for transfer, rate in zip(flows, rates, strict=True):
+        for group in self._apart(flows) if len(flows) > 1 else (flows,) if flows else ():
+            key = tuple([(f.lane.index, f.cap_bytes_per_s, f.size_bytes if f.lane.sized else 0) for f in group])  # type: ignore[union-attr]
+            rates = self._rates.get(key) or self._allocate(key, group)
+            for transfer, rate in zip(group, rates, strict=True):
                 transfer.rate = rate
                 finish = transfer.finish_ps = transfer.since_ps - (-transfer.units_left // rate)
                 if finish < soonest:
                     soonest = finish
         self.next_ps = soonest
+
+    def _apart(self, flows: list[Transfer]) -> list[list[Transfer]]:
+        """Flows by island: those of different ones do not change each other's rates."""
+        if not self._islands:
+            media = [None if medium.bytes_per_s_at else medium.bytes_per_s for medium in self.media]
+            self._islands = islands([[medium.index for medium in lane.media] for lane in self.lanes], media)
+        groups: dict[int, list[Transfer]] = {}
+        for flow in flows:
+            groups.setdefault(self._islands[flow.lane.index], []).append(flow)  # type: ignore[union-attr]
+        return list(groups.values())
 
     def _allocate(self, key: tuple[tuple[int, int, int], ...], flows: list[Transfer]) -> list[int]:
         capacities: dict[int, int] = {}

@@ -253,7 +253,8 @@ class ExpertCosts:
 
     def single(self, most: int) -> list[list[Parts]]:
         """[layer][n]: n experts that serve one token each, run as one launch; n up to `most`."""
-        rows = {id(table): [table.together((1,) * n) for n in range(most + 1)] for table in self._tables}
+        tables = {id(table): table for table in self._tables}
+        rows = {key: [table.together((1,) * n) for n in range(most + 1)] for key, table in tables.items()}
         return [rows[id(table)] for table in self._tables]
 
     def together(self, layer: int, tokens: Sequence[int]) -> Parts:

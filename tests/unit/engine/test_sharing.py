@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from simulator.engine import PS_PER_S
 from simulator.engine.fabric import UNLIMITED
-from simulator.engine.sharing import max_min_rates
+from simulator.engine.sharing import islands, max_min_rates
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -87,3 +87,37 @@ def test_shares_do_not_depend_on_the_order_of_the_flows(problem, random):
 
 def test_a_second_is_a_million_million_ticks():
     assert PS_PER_S == 10**12
+
+
+def test_copies_over_their_own_links_from_a_memory_faster_than_all_links_do_not_meet():
+    """Media 0 and 1 are links of 25 and 30 GB/s, medium 2 the memory behind both."""
+    assert islands([[2, 0], [2, 1]], [25 * 10**9, 30 * 10**9, 60 * 10**9]) == [0, 1]
+    assert islands([[2, 0], [2, 1]], [25 * 10**9, 30 * 10**9, 55 * 10**9]) == [0, 0]  # exactly enough may bind
+    assert islands([[2, 0], [2, 1]], [25 * 10**9, 30 * 10**9, None]) == [0, 0]  # flash: its rate is not fixed
+    assert islands([[0], [0], []], [25 * 10**9]) == [0, 0, 1]
+
+
+networks = st.integers(2, 5).flatmap(
+    lambda media: st.tuples(
+        st.lists(st.sets(st.integers(0, media - 1), min_size=1, max_size=3), min_size=2, max_size=5),
+        st.lists(st.sampled_from([10**9, 2 * 10**9, 5 * 10**9, 2 * 10**10]), min_size=media, max_size=media),
+        st.lists(st.tuples(st.integers(0, 4), st.integers(10**8, 10**10) | st.just(UNLIMITED)), min_size=1, max_size=9),
+    )
+)
+
+
+@EXAMPLES
+@given(networks)
+def test_flows_of_other_islands_change_nothing(network):
+    lanes, capacities, wanted = network
+    routes = [sorted(route) for route in lanes]
+    number = islands(routes, capacities)
+    flows = [(lane % len(routes), cap) for lane, cap in wanted]
+
+    def rates(some):
+        return max_min_rates([routes[lane] for lane, _ in some], [cap for _, cap in some], dict(enumerate(capacities)))
+
+    together = rates(flows)
+    for island in sorted(set(number)):
+        mine = [i for i, (lane, _) in enumerate(flows) if number[lane] == island]
+        assert rates([flows[i] for i in mine]) == [together[i] for i in mine]
