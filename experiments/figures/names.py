@@ -108,6 +108,7 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "nasic": "NASiC",
         "pimoe": "PIMoE",
         "sieve": "Sieve",
+        "stratum_l": "Stratum-L",
         "stratum_s": "Stratum-S",
         "trimoe": "TriMoE",
         "zcu102": "ZCU102",

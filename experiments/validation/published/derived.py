@@ -149,3 +149,9 @@ def uniform_hit_rate(policy: str, capacity: int, experts: int = 6, tokens: int =
         tier.view.group, tier.view.layer = number, 0
         hits += len(access(tier, partition, [expert])[0])
     return hits / tokens
+
+
+def ratio_beyond(runs: Mapping[str, Run], key: str, of: str, over: str, beyond: str) -> float:
+    """Ratio of what two runs take beyond a third, such as of MoE layers alone beyond a model without experts."""
+    base = float(runs[beyond].summary[key])
+    return (float(runs[of].summary[key]) - base) / (float(runs[over].summary[key]) - base)
