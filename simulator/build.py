@@ -25,6 +25,7 @@ from simulator.build_dispatch import (
     make_dispatch,
     reserved_bytes,
 )
+from simulator.build_lanes import Wiring
 from simulator.build_layout import (
     check_layout,
     collective_times,
@@ -37,7 +38,7 @@ from simulator.build_layout import (
 )
 from simulator.build_near import check_units, decode_unit, make_units
 from simulator.energy.carbon import read_intensity
-from simulator.engine import Clock, Fabric, Lane, Medium, to_ps
+from simulator.engine import Clock, Fabric, to_ps
 from simulator.plan import Plan, Step
 from simulator.policies import PolicyContext
 from simulator.policies.base import component_seed, unheard_hook
@@ -187,8 +188,9 @@ class _Builder:
         self.routing = Routing()
         self.clock = Clock(stepwise=settings.stepwise)
         self.fabric = Fabric()
-        self.media: dict[str, Medium] = {}
-        self.lane_ends: dict[str, tuple[str, str]] = {}
+        chunks = self.prefetch.chunks
+        chunk_bytes = -(-max(self.sizes) // chunks) if chunks else settings.chunk_bytes
+        self.wiring = Wiring(scenario, self.ranks, self.fabric, chunk_bytes)
         self.recorder: Recorder | None = None
 
     def _carried(self) -> set[str]:
@@ -294,7 +296,7 @@ class _Builder:
         source, batcher = self._steps(memories)
         self._source = dispatched_source(source, self.dispatch)
         several = len(self.workers) > 1
-        parts = (scenario, self.ranks, owners, self.clock, self.fabric, self._lane, tasks)
+        parts = (scenario, self.ranks, owners, self.clock, self.fabric, self.wiring.lane, tasks)
         exchange = (
             make_exchange(*parts, Exchange if self.dispatch is None else self.dispatch.exchange) if several else None
         )
@@ -326,7 +328,7 @@ class _Builder:
             remarks=self.remarks,
             recorder=self.recorder,
             initial=[blob for tier in tiers for blob, slot in enumerate(tier.slots) if slot is RESIDENT],
-            lane_ends=self.lane_ends,
+            lane_ends=self.wiring.ends,
             batcher=batcher,
             padded=self.dispatch is not None and self.dispatch.uses_padding,
         )
@@ -541,53 +543,6 @@ class _Builder:
         cache.bind(self.context("host_cache", budget))
         return Tier(host.name, self.sizes, [Partition(budget, cache)] * len(self.row_bytes), len(self.layer_bytes))
 
-    # ---- lanes
-
-    def _media(self, src: str, dst: str) -> list[Medium]:
-        platform = self.scenario.platform
-        media = []
-        for name, rate in platform.media(src, dst, self.scenario.settings.pinned):
-            if name not in self.media:
-                device = platform.devices.get(name)
-                table: Callable[[int, int], float] | None = None
-                if device is not None and device.read_bytes_per_s_table:
-                    table = self.ranks.read_bandwidth(device)
-                weight = self.ranks.weights.get(name, 1)
-                self.media[name] = self.fabric.add_medium(Medium(name, rate / weight, table))
-            media.append(self.media[name])
-        return media
-
-    def _latency_ps(self, src: str, dst: str) -> int:
-        platform = self.scenario.platform
-        links = sum(link.latency_s for link in platform.route(src, dst))
-        source = platform.device(src)
-        return to_ps(links + (source.memory_latency_s if source.kind == "ssd" else 0.0))
-
-    def _lane(self, name: str, src: str, dst: str, category: str, width: int = 1) -> Lane:
-        for lane in self.fabric.lanes:
-            if lane.name == name:
-                return lane
-        self.lane_ends[name] = (src, dst)
-        chunks = self.prefetch.chunks
-        chunk_bytes = -(-max(self.sizes) // chunks) if chunks else self.scenario.settings.chunk_bytes
-        return self.fabric.add_lane(
-            Lane(
-                name,
-                self._media(src, dst),
-                self._latency_ps(src, dst),
-                chunk_bytes,
-                width,
-                category,
-            )
-        )
-
-    def _hop_lane(self, src: str, dst: str) -> Lane:
-        platform = self.scenario.platform
-        if platform.device(src).kind == "ssd":
-            return self._lane(f"{src}->{dst}", src, dst, "ssd", self.scenario.settings.io_threads)
-        kinds = [link.kind for link in platform.route(src, dst)]
-        return self._lane(f"{src}->{dst}", src, dst, kinds[-1])
-
     # ---- workers
 
     def _worker(
@@ -600,7 +555,7 @@ class _Builder:
         exchange: Exchange | None,
         adapter: Adapter | None,
     ) -> Worker:
-        scenario, platform = self.scenario, self.scenario.platform
+        scenario, platform, lane = self.scenario, self.scenario.platform, self.wiring.lane
         device = platform.device(name)
         hops = platform.hops(platform.home, name)
         if not hops:
@@ -610,9 +565,9 @@ class _Builder:
             )
         loader: Loader
         if len(hops) == 2 and host is not None:
-            loader = StagedLoader(self.fabric, self._hop_lane(*hops[1]), tier, self._hop_lane(*hops[0]), host)
+            loader = StagedLoader(self.fabric, self.wiring.hop(*hops[1]), tier, self.wiring.hop(*hops[0]), host)
         else:
-            loader = Loader(self.fabric, self._hop_lane(*hops[-1]), tier)
+            loader = Loader(self.fabric, self.wiring.hop(*hops[-1]), tier)
         execution = scenario.system.execution() if rank else self.execution
         execution.bind(self.context("execution"))
         cpu = self._cpu_experts(name) if execution.uses_cpu else None
@@ -642,8 +597,8 @@ class _Builder:
                 self.launched,
                 self.row_bytes,
                 self.fabric,
-                self.media,
-                self._lane,
+                self.wiring.media,
+                lane,
                 self.initial,
             ),
             exchange=exchange,
@@ -654,8 +609,10 @@ class _Builder:
             routing=self.routing if len(self.workers) == 1 else None,
             forecaster=self._forecaster(),
             move_ps_per_byte=2e12 / platform.memory_of(name).memory_read_bytes_per_s,  # read once and written once
-            swap_lanes=self._swap_lanes(name, loader.lane) if self.scheduling.preempt == "swap" else None,
-            collectives=make_collectives(scenario, self.ranks, self.shares, rank, self.times, self._lane, exchange),
+            swap_lanes=(self.wiring.swap(name), loader.lane) if self.scheduling.preempt == "swap" else None,
+            collectives=make_collectives(
+                scenario, self.ranks, self.shares, rank, self.times, self.wiring.lane, exchange
+            ),
             loop_order=make_loop_order(self.pipeline, scenario, self.routing, len(self.workers)),
         )
 
@@ -669,19 +626,6 @@ class _Builder:
                 f" worker; {self.scenario.platform.name} has {len(self.workers)}."
             )
         return self.prediction
-
-    def _swap_lanes(self, worker: str, back: Lane) -> tuple[Lane, Lane]:
-        """Lanes that carry KV cache from a worker to host memory, and back."""
-        platform = self.scenario.platform
-        own = platform.memory_of(worker).name
-        hosts = [name for name, device in platform.devices.items() if device.kind == "dram" and name != own]
-        if not hosts:
-            raise ScenarioError(
-                f"policy.scheduling.preempt is swap, but platform {platform.name} has no host memory beside that of"
-                f" {worker}; expected recompute."
-            )
-        kind = platform.route(worker, hosts[0])[-1].kind
-        return self._lane(f"{worker}->{hosts[0]}", worker, hosts[0], kind), back
 
     def _own_dense(self, device: Device) -> DenseCosts | InstanceCosts:
         model, tenants = self.shares.part, self.scenario.tenants
@@ -718,15 +662,12 @@ class _Builder:
         row_bytes = [size * self.ranks.each for size in self.row_bytes]
         costs = ExpertCosts(self.shares.on_cpu, row_bytes, cpu)
         dram = platform.memory_of(platform.cpu).name
-        name = f"{platform.cpu} experts"
-        lane = next((lane for lane in self.fabric.lanes if lane.name == name), None)
-        if lane is None:
-            self._media(dram, worker)  # host DRAM is a medium of every copy
-            lane = self.fabric.add_lane(Lane(name, [self.media[dram]], costs.launch_ps(), category="cpu"))
+        self.wiring.media_between(dram, worker)  # host DRAM is a medium of every copy
+        lane = self.wiring.host_cpu(costs.launch_ps())
         route = platform.route(dram, worker)
         rate = min(link.effective_bytes_per_s for link in route)
         ps_per_token = model.hidden * ACTIVATION_BYTES * 1e12 / rate
-        link = (route[-1].kind, self._latency_ps(dram, worker), ps_per_token)
+        link = (route[-1].kind, self.wiring.latency_ps(dram, worker), ps_per_token)
         return CpuExperts(self.fabric, lane, costs, self.sizes, model.experts, link)
 
     def _counted(self) -> Iterator[Step]:

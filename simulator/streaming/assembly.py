@@ -200,9 +200,9 @@ def _lanes(
 ) -> list[Lane | None]:
     """By stream; the GPU itself has none."""
     lanes: list[Lane | None] = [None] * len(Stream)
-    lanes[Stream.TO_GPU] = builder._hop_lane(host, worker)
-    lanes[Stream.TO_HOST] = builder._hop_lane(worker, host)
-    dram = builder.media[host]
+    lanes[Stream.TO_GPU] = builder.wiring.hop(host, worker)
+    lanes[Stream.TO_HOST] = builder.wiring.hop(worker, host)
+    dram = builder.wiring.media[host]
     if pipeline.on_cpu:
         lanes[Stream.CPU] = builder.fabric.add_lane(
             Lane(f"{builder.scenario.platform.cpu} attention", [dram], 0, category="cpu")
