@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.explain import ConfigError
 from experiments.policy import make_policy, source_digest
 from experiments.schema import TraceFields, roles
-from hwmodels import Platform
+from hwmodels import Device, Platform
 from simulator.layout_choice import LayoutChoice
 from simulator.model import ModelSpec
 from simulator.plan import Workload
@@ -118,7 +119,14 @@ def _model(node: Mapping[str, Any]) -> ModelSpec:
 
 @_by_content
 def _platform(node: Mapping[str, Any]) -> Platform:
-    return Platform.from_mapping(node, f"platform {node.get('name', '')}".strip())
+    """Devices that are alike on several platforms are one object, so that the tables of their costs are made once."""
+    platform = Platform.from_mapping(node, f"platform {node.get('name', '')}".strip())
+    return replace(platform, devices={name: _alike(device) for name, device in platform.devices.items()})
+
+
+@_by_content
+def _alike(device: Device) -> Device:
+    return device
 
 
 @_by_content

@@ -30,6 +30,7 @@ class LayerWork:
 
     __slots__ = (
         "_cpu_ps",
+        "_firsts_ps",
         "_lane",
         "_near",
         "_run_ps",
@@ -55,8 +56,9 @@ class LayerWork:
         run_ps: Callable[[int, Sequence[int]], int],
         cpu_ps: Callable[[int, int], int] | None,
         near: Mapping[str, NearUnit | DividedUnit] = MappingProxyType({}),
+        firsts_ps: Callable[[int, Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
-        self._near = near
+        self._near, self._firsts_ps = near, firsts_ps
         self._tier, self._lane, self._run_ps, self._cpu_ps = tier, lane, run_ps, cpu_ps
         self.routing = routing
         self.layers = tier.layers
@@ -114,6 +116,12 @@ class LayerWork:
     def run_together_ps(self, layer: int, tokens: Sequence[int]) -> int:
         """How long experts of a layer that are here run as one launch, for the given tokens each."""
         return self._run_ps(layer, tokens)
+
+    def run_firsts_ps(self, layer: int, tokens: Sequence[int]) -> Sequence[int]:
+        """[n]: as `run_together_ps` of the first n of these, n from 0 to all; cheaper than to ask for each."""
+        if self._firsts_ps is not None:
+            return self._firsts_ps(layer, tokens)
+        return [self._run_ps(layer, tokens[:count]) for count in range(len(tokens) + 1)]
 
     def cpu_ps(self, blob: int, tokens: int = 1) -> int:
         """How long a blob runs for so many tokens on the host CPU. Raises ValueError where there is none."""

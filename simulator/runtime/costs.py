@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from simulator.model import ModelSpec
 from simulator.plan import Block
 
 KEPT_COSTS, KEPT_BLOCKS, KEPT_LAUNCHES = 64, 256, 8192  # tables of equal work are made once for all runs of a process
+KEPT_FIRSTS = 4096  # of launches of one expert, two, three, ... of a layer
 OVERHEAD, MEMORY, COMPUTE = range(3)  # what bounds an operation: launches, HBM or DRAM, arithmetic
 T = TypeVar("T")
 Parts = tuple[int, tuple[int, int, int]]  # total ps, and that by what bounds it
@@ -51,6 +53,13 @@ class Kept(dict[Any, T]):
             self[key] = make()
         return self[key]
 
+    def latest(self, key: Any, make: Callable[[], T]) -> T:
+        """As `of`, but what was asked for longest ago goes first."""
+        found = self.of(key, make)
+        del self[key]
+        self[key] = found
+        return found
+
 
 class DenseCosts:
     """Everything but routed experts: per routed layer, what runs from the previous routed layer's end
@@ -60,7 +69,7 @@ class DenseCosts:
     @classmethod
     def of(cls, model: ModelSpec, device: Device, ideal: bool = False) -> DenseCosts:
         """The costs of this model on this device, with the tables that earlier runs made."""
-        return _DENSE.of((id(model), id(device), ideal), lambda: cls(model, device, ideal))
+        return _DENSE.latest((id(model), id(device), ideal), lambda: cls(model, device, ideal))
 
     def __init__(self, model: ModelSpec, device: Device, ideal: bool = False) -> None:
         self.model = self._model = model
@@ -237,15 +246,14 @@ class ExpertCosts:
             variant = model if size == model.expert_bytes else model.with_experts_bits(8 * size / model.expert_params)
             key = (id(model), id(device), size, ideal)
             make = _KernelTable if device.engine and not ideal else _AdditiveTable
-            per_size[size] = _EXPERTS.of(key, functools.partial(make, model, variant, device, ideal))
+            per_size[size] = _EXPERTS.latest(key, functools.partial(make, model, variant, device, ideal))
         self._tables = [per_size[size] for size in layer_expert_bytes]
         self.alike = len(per_size) == 1
         """Whether experts of all layers have one size."""
 
     def alone_ps(self, layer: int, tokens: int) -> int:
         """One expert that serves so many tokens, without launch."""
-        total, (launch, _, _) = self._tables[layer].together((tokens,))
-        return total - launch
+        return self._tables[layer].alone_ps(tokens)
 
     def launch_ps(self, layer: int = 0) -> int:
         """What starting one expert costs before it does anything."""
@@ -260,6 +268,10 @@ class ExpertCosts:
     def together(self, layer: int, tokens: Sequence[int]) -> Parts:
         """Experts that serve the given tokens each, run as one launch."""
         return self._tables[layer].together(tokens)
+
+    def firsts_ps(self, layer: int, tokens: Sequence[int]) -> list[int]:
+        """[n]: how long the first n of these experts run as one launch, n from 0 to all."""
+        return self._tables[layer].firsts_ps(tokens)
 
     def launches(self, counts: np.ndarray) -> np.ndarray:
         """As `together` for many launches, without the sums: tokens of each expert [..., layers, experts], to ps by
@@ -309,6 +321,14 @@ class _AdditiveTable:
                 compute += cost_ps
         return self._launch_ps + memory + compute, (self._launch_ps, memory, compute)
 
+    def alone_ps(self, tokens: int) -> int:
+        if tokens >= len(self._rows):
+            self._grow(2 * tokens)
+        return self._rows[tokens][0]
+
+    def firsts_ps(self, tokens: Sequence[int]) -> list[int]:
+        return [0, *accumulate(map(self.alone_ps, tokens[1:]), initial=self.together(tokens[:1])[0])][: len(tokens) + 1]
+
     def launches(self, counts: np.ndarray) -> np.ndarray:
         """As `together`: tokens of each expert [launches, experts], to ps by what bounds it [launches, 3]."""
         memory, compute = self.sums(counts)
@@ -356,6 +376,7 @@ class _KernelTable:
         )
         self._floor = _AdditiveTable(origin, model, device, True)
         self._kept: Kept[Parts] = Kept(KEPT_LAUNCHES)
+        self._firsts: Kept[list[int]] = Kept(KEPT_FIRSTS)
         self._per_count = np.zeros((0, 4 + len(TILES)), dtype=np.int64)
 
     def together(self, tokens: Sequence[int]) -> Parts:
@@ -363,11 +384,27 @@ class _KernelTable:
             return 0, (0, 0, 0)
         return self._kept.of(tuple(sorted(tokens)), lambda: self._launch(tokens))
 
+    def alone_ps(self, tokens: int) -> int:
+        total, (launch, _, _) = self.together((tokens,))
+        return total - launch
+
+    def firsts_ps(self, tokens: Sequence[int]) -> list[int]:
+        return self._firsts.of(tuple(tokens), lambda: self._make_firsts(tokens)) if tokens else [0]
+
+    def _make_firsts(self, tokens: Sequence[int]) -> list[int]:
+        sums = self._facts(max(tokens))[list(tokens)].cumsum(axis=0)
+        return [0, *self._sums(sums, np.maximum.accumulate(tokens)).sum(axis=1).tolist()]
+
     def launches(self, counts: np.ndarray) -> np.ndarray:
         """As `together`: tokens of each expert [launches, experts], to ps by what bounds it [launches, 3]."""
-        sums = self._facts(int(counts.max(initial=0)))[counts].sum(axis=1)  # [launches, 4 + tiles]
+        sums = self._facts(int(counts.max(initial=0)))[counts].sum(axis=1)
+        return self._sums(sums, counts.max(axis=1))
+
+    def _sums(self, sums: np.ndarray, busiest: np.ndarray) -> np.ndarray:
+        """ps by what bounds it [launches, 3], from sums of `_facts` [launches, 4 + tiles] and the busiest expert's
+        tokens."""
         pairs, active, memory, compute = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3]
-        distinct = np.maximum(counts.max(axis=1), -(-pairs // self._top_k))
+        distinct = np.maximum(busiest, -(-pairs // self._top_k))
         numbers = np.array([distinct, pairs, active], dtype=np.float64)
         tiles = sums[:, 4:].T.astype(np.float64)
         overhead, busy = self._times.seconds(numbers[0], numbers[1], numbers[2], tiles)

@@ -158,7 +158,7 @@ class Worker(Stream):
         self._hearing = [c for c in {id(p): p.cache for p in tier.partitions}.values() if c.hears_forecast]
         cpu_ps = cpu.runs_ps if cpu is not None else None
         self._work = LayerWork(
-            tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps, near.units if near else {}
+            tier, loader.lane, routing or Routing(), self._runs_ps, cpu_ps, near.units if near else {}, self._firsts_ps
         )
 
     @property
@@ -608,6 +608,10 @@ class Worker(Stream):
     def _runs_ps(self, row: int, tokens: Sequence[int]) -> int:
         """How long experts of `row` (level * layers + layer) run as one launch."""
         return self._costs.together(row, tokens)[0]
+
+    def _firsts_ps(self, row: int, tokens: Sequence[int]) -> list[int]:
+        """[n]: the same of the first n of them."""
+        return self._costs.firsts_ps(row, tokens)
 
     def _lasts_ps(self, layer: int, blob: int, tokens: dict[int, int] | None) -> int:
         """How long one expert runs by itself."""

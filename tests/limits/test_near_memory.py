@@ -14,7 +14,7 @@ from hwmodels import Platform, operators, time_s
 from simulator.policies.attention.near_decode import NearDecode
 from simulator.policies.execution.base import ExecutionPolicy, Split
 from simulator.policies.execution.fetch import FetchToGpu
-from simulator.policies.execution.near import slower_ps
+from simulator.policies.execution.near import all_slower_ps, slower_ps
 from simulator.policies.execution.near_all import AllNear
 from simulator.policies.execution.near_greedy import NearGreedy
 from simulator.policies.execution.near_makespan import NearMakespan
@@ -269,6 +269,9 @@ class Fake:
     def run_together_ps(self, layer, tokens):
         return sum(self._run * max(4, count) for count in tokens)
 
+    def run_firsts_ps(self, layer, tokens):
+        return [self.run_together_ps(layer, tokens[:count]) for count in range(len(tokens) + 1)]
+
 
 LAYERS = st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=9)
 
@@ -277,11 +280,14 @@ LAYERS = st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_
 @settings(max_examples=60, deadline=None)
 def test_the_least_makespan_is_at_most_greedy_which_is_at_most_all_on_the_worker(layer, fetch, near, run_) -> None:
     work = Fake([tokens for tokens, _ in layer], [here for _, here in layer], fetch, near, run_)
-    order = sorted(work.blobs, key=lambda blob: -work.tokens[blob])
+    order = sorted(work.blobs, key=lambda blob: (blob in work.misses, -work.tokens[blob]))
 
     def ends_ps(policy):
         return slower_ps(work, "near0", order, policy.count(work, "near0", order))
 
+    assert all_slower_ps(work, "near0", order) == [
+        slower_ps(work, "near0", order, count) for count in range(len(order) + 1)
+    ]
     assert ends_ps(NearMakespan()) <= ends_ps(NearGreedy()) <= slower_ps(work, "near0", order, len(order))
     assert ends_ps(NearMakespan()) <= ends_ps(AllNear())
     split = NearGreedy().split(work)

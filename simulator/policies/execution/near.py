@@ -79,3 +79,22 @@ def unit_ends_ps(work: LayerWork, unit: str, blobs: Sequence[int]) -> int:
 def slower_ps(work: LayerWork, unit: str, order: Sequence[int], count: int) -> int:
     """When the slower side ends if the worker takes the first `count` and the unit the others."""
     return max(worker_ends_ps(work, order[:count]), unit_ends_ps(work, unit, order[count:]))
+
+
+def all_slower_ps(work: LayerWork, unit: str, order: Sequence[int]) -> list[int]:
+    """[n]: `slower_ps` of every count n from 0 to all, in one pass; what the worker has comes first in `order`."""
+    tokens, missing = work.tokens, set(work.misses)
+    here = [tokens[blob] for blob in order if blob not in missing]
+    mine_ps = list(work.run_firsts_ps(work.layer, here))
+    link_ps = work.queued_ps
+    for blob in order[len(here) :]:
+        link_ps += work.fetch_ps(blob)
+        mine_ps.append(max(mine_ps[-1], link_ps) + work.run_ps(blob, tokens[blob]))
+    served = busy_ps = 0
+    ends_ps = [mine_ps[-1]]
+    for place in range(len(order) - 1, -1, -1):
+        blob = order[place]
+        served += tokens[blob]
+        busy_ps += work.unit_ps(unit, blob, tokens[blob])
+        ends_ps.append(max(mine_ps[place], work.activations_ps(unit, served) + busy_ps))
+    return ends_ps[::-1]

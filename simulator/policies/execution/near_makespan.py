@@ -1,4 +1,4 @@
-from simulator.policies.execution.near import NearExecution, slower_ps
+from simulator.policies.execution.near import NearExecution, all_slower_ps
 
 
 class NearMakespan(NearExecution):
@@ -8,4 +8,5 @@ class NearMakespan(NearExecution):
     resident_first = True
 
     def count(self, work, unit, order):
-        return min(range(len(order) + 1), key=lambda count: slower_ps(work, unit, order, count))
+        ends_ps = all_slower_ps(work, unit, order)
+        return ends_ps.index(min(ends_ps))

@@ -86,6 +86,15 @@ def test_resident_experts_in_one_launch_cost_less_than_one_by_one(gpu):
     assert costs.together(0, ()) == (0, (0, 0, 0))
 
 
+@pytest.mark.parametrize("engine", ["VLLM", ""])
+def test_the_first_experts_of_a_layer_cost_what_each_of_these_launches_does(gpu, engine):
+    spec = model()
+    costs = ExpertCosts(spec, [spec.expert_bytes] * 2, replace(gpu, engine=engine))
+    for tokens in ([], [1], [40, 7, 7, 1], [1, 300, 2]):
+        asked = [costs.together(1, tokens[:count])[0] for count in range(len(tokens) + 1)]
+        assert list(costs.firsts_ps(1, tokens)) == asked
+
+
 def test_an_expert_of_more_bytes_takes_longer(gpu):
     spec = replace(model(), expert_intermediate=1024)
     sizes = [round(spec.expert_params * bits / 8) for bits in (13, 14, 16)]  # all by the kernels of 16 bits
