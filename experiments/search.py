@@ -9,10 +9,11 @@ asks for the same trials, finds the finished ones in the journal, and goes on.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from experiments.compose import axes
 from experiments.explain import ConfigError, did_you_mean
@@ -29,18 +30,43 @@ if TYPE_CHECKING:
 
 BEST = "best.csv"
 DIGITS = 6  # of numbers drawn from an interval
+EXCESS = "excess"  # attribute of a trial that was refused
+MOST_REFUSED = 200  # draws in a row that a space refuses before the search ends
 Suggest = Callable[["optuna.Trial"], str]  # gives an override
+
+
+class Refusal(NamedTuple):
+    """Why a point is not run, and by how much it is beyond what is allowed (above 0, of any scale)."""
+
+    why: str
+    excess: float
+
+
+class Space(Protocol):
+    """Where is looked. first: any point of it; start: parameters to try first, if any.
+
+    point: the one that a trial asks for; refuses: why it is not run, if so: another is drawn in its place.
+    """
+
+    first: Point
+    start: Mapping[str, Any] | None
+
+    def point(self, trial: optuna.Trial) -> Point: ...
+
+    def refuses(self, point: Point) -> Refusal | None: ...
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to. trials: the finished ones; best: the best one, or the Pareto front of several aims."""
+    """What a search came to. trials: the finished ones; best: the best one, or the Pareto front of several aims.
+    refused: why points were not run -> how many."""
 
     folder: Path
     reused: int
     trials: pd.DataFrame
     best: pd.DataFrame
     failures: dict[int, str]
+    refused: dict[str, int]
 
 
 def search_folder(name: str) -> Path:
@@ -66,29 +92,60 @@ def search(
     of processes. Trials that fail, or have no value of a metric, are told to Optuna as failed.
     Raises ConfigError for a space or metrics that cannot be, SweepError if the search had to stop.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError("search needs Optuna; pip install 'moesim[search]' brings it.") from None
+    needs_optuna()
     if not aims:
         raise ConfigError("search needs an aim; give --minimize or --maximize with the name of a metric.")
     if trials < 1 or batch < 1:
         raise ConfigError(f"trials is {trials} and batch {batch}; expected at least 1 of each.")
     if workers is not None and workers < 0:
         raise ConfigError(f"workers is {workers}; expected 0 (no other process) or more.")
+    space = _Overrides(overrides)
+    folder = folder or search_folder(space.first.config["name"])
+    return look(space, overrides, aims, trials, folder, batch=batch, seed=seed, workers=workers, report=report)
+
+
+def needs_optuna() -> None:
+    """Raise ConfigError, one sentence, if Optuna is not there."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise ConfigError("search needs Optuna; pip install 'moesim[search]' brings it.") from None
+
+
+def look(
+    space: Space,
+    overrides: Sequence[str],
+    aims: Mapping[str, str],
+    trials: int,
+    folder: Path,
+    *,
+    batch: int = 8,
+    seed: int = 0,
+    workers: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Found:
+    """As `search`, in any space; `overrides` only tell a reader of the folder what it is. Fewer trials if the space
+    refuses too many points in a row."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    composer, suggest = _space(overrides)
-    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna 4 calls limits an experiment, 5 has another way too
+        limits = None if isinstance(space, _Overrides) else _excess
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, constraints_func=limits)
     directions: Any = list(aims.values())
     study = optuna.create_study(directions=directions, sampler=sampler)
-    folder = folder or search_folder(composer.first.config["name"])
-    open_folder(folder, overrides, [composer.first], (*SWEEP_FILES, BEST))
+    if space.start is not None:
+        study.enqueue_trial(dict(space.start))
+    open_folder(folder, overrides, [space.first], (*SWEEP_FILES, BEST))
     identified: list[tuple[Point, str]] = []
+    refused: dict[str, int] = {}
     overall = Progress(trials)
     with tables_on_stop(folder, identified), Runner(folder, workers) as runner:
         while len(identified) < trials:
-            asked = [study.ask() for _ in range(min(batch, trials - len(identified)))]
-            points = [composer.point(trial.number, [draw(trial) for draw in suggest]) for trial in asked]
+            asked, points = _allowed(study, space, min(batch, trials - len(identified)), refused)
+            if not points:
+                break
             batch_ids = [point_id(point.config) for point in points]
             tasks = [Task(identity, point.config) for point, identity in zip(points, batch_ids, strict=True)]
             progress = runner.run(tasks)
@@ -111,7 +168,52 @@ def search(
         write_file(best, folder / BEST)
     else:
         (folder / BEST).unlink(missing_ok=True)
-    return Found(folder, done.reused, done.points, best, done.failures)
+    return Found(folder, done.reused, done.points, best, done.failures, refused)
+
+
+def _allowed(
+    study: optuna.Study, space: Space, count: int, refused: dict[str, int]
+) -> tuple[list[optuna.Trial], list[Point]]:
+    """So many trials and their points that the space does not refuse, or fewer; `refused` counts the others."""
+    import optuna
+
+    trials: list[optuna.Trial] = []
+    points: list[Point] = []
+    in_a_row = 0
+    while len(points) < count and in_a_row < MOST_REFUSED:
+        trial = study.ask()
+        point = space.point(trial)
+        refusal = space.refuses(point)
+        if refusal is not None:
+            trial.set_user_attr(EXCESS, refusal.excess)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)  # the sampler learns where it may not go
+            refused[refusal.why] = refused.get(refusal.why, 0) + 1
+            in_a_row += 1
+            continue
+        in_a_row = 0
+        trials.append(trial)
+        points.append(point)
+    return trials, points
+
+
+def _excess(trial: optuna.trial.FrozenTrial) -> tuple[float]:
+    return (trial.user_attrs.get(EXCESS, 0.0),)
+
+
+class _Overrides:
+    """The space that overrides span; it refuses nothing."""
+
+    start: Mapping[str, Any] | None = None
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self._composer, self._suggest = _space(overrides)
+        self.first = self._composer.first
+
+    def point(self, trial: optuna.Trial) -> Point:
+        return self._composer.point(trial.number, [draw(trial) for draw in self._suggest])
+
+    def refuses(self, point: Point) -> Refusal | None:
+        return None
 
 
 def _space(overrides: Sequence[str]) -> tuple[Composer, list[Suggest]]:

@@ -23,6 +23,19 @@ def memory_bytes_per_s(memory: Device) -> float:
     return memory.internal_bytes_per_s or memory.memory_read_bytes_per_s
 
 
+PIN_SLACK = 1.001  # above which a bandwidth is more than its pins carry: figures are rounded
+
+
+def pin_bytes_per_s(memory: Device) -> float:
+    """What the wires of a memory carry, a bit per wire and transfer; 0 if the file does not say."""
+    return memory.data_pins * memory.pin_rate_hz / 8
+
+
+def exceeds_pins(memory: Device) -> bool:
+    """Whether a memory gives more inside than the wires that it states carry."""
+    return bool(memory.data_pins) and memory_bytes_per_s(memory) > PIN_SLACK * pin_bytes_per_s(memory)
+
+
 def traffic_bytes(work: Work, device: Device) -> Array:
     """Bytes that an operation moves on a device, elementwise: those of ideal reuse, but
 

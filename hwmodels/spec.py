@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Fields:
-    """The keys of a platform file."""
+    """The keys of a platform file. search: read by `moesim propose` alone (experiments/proposal/space.py)."""
 
     name: str = MISSING
     devices: dict[str, Any] = MISSING
@@ -34,6 +34,7 @@ class _Fields:
     units: list[str] = field(default_factory=list)
     description: str = ""
     remark: str = ""
+    search: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

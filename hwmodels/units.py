@@ -41,6 +41,7 @@ _EXAMPLES = {
     "hz": "1980 MHz",
     "w": "170 W",
 }
+_UNREAD = ("origin", "search")
 _SHOWN = {"flop_per_s": "FLOP/s"}  # of several spellings, the one to write
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(\S*)\s*")
 
@@ -109,11 +110,12 @@ def unit_of_key(key: str) -> str | None:
 def convert_quantities(node: Any, field: str = "", unit: str | None = None) -> Any:
     """A copy of nested mappings and lists in which every text quantity is an SI number.
 
-    A mapping under a key with a unit passes the unit on to its values; one under `origin` has the names of quantities
-    as keys, and none as values. Whole numbers of bytes become int. Raises PlatformError naming the field.
+    A mapping under a key with a unit passes the unit on to its values; one under `origin` or `search` has the names of
+    quantities as keys, and other things as values. Whole numbers of bytes become int. Raises PlatformError naming the
+    field.
     """
     if isinstance(node, Mapping):
-        if field.rpartition(".")[2] == "origin":
+        if field.rpartition(".")[2] in _UNREAD:
             return dict(node)
         return {
             key: convert_quantities(value, f"{field}.{key}".lstrip("."), unit_of_key(str(key)) or unit)

@@ -52,11 +52,14 @@ def _trace(name: str | None) -> list[str]:
 def _print(study: Study) -> None:
     from rich.console import Console
 
+    from experiments.proposal.designs_page import told
     from experiments.proposal.verdicts import verdict
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for rival in study.rivals:
         console.print(verdict(study, rival).replace("**", ""))
+    if study.designs is not None:
+        console.print(f"Search: {told(study, study.designs)}")
     console.print(f"{study.runs} runs; written to {study.folder.as_posix()}: {MARKDOWN}, {HTML}")
 
 
@@ -67,4 +70,8 @@ def _as_json(study: Study) -> dict[str, object]:
         for case in study.cases:
             up = study.speed_up(rival, case)
             rows.append({"rival": rival.label, "workload": case.name, "speed_up": up if up == up else None})
-    return {"out": study.folder.as_posix(), "runs": study.runs, "speed_ups": rows}
+    found = {"out": study.folder.as_posix(), "runs": study.runs, "speed_ups": rows}
+    if study.designs is None:
+        return found
+    best = [{**item.values, **item.measures, "s": item.seconds, "j": item.energy_j} for item in study.designs.frontier]
+    return {**found, "best_designs": best}

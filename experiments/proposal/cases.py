@@ -13,8 +13,9 @@ class Scope:
     """How much is run.
 
     decode_tokens: of each request, at most; requests: of the cases of one request at a time; batch: of the other one;
-    draws: of the calibrated constants; factors: by which each parameter is multiplied, besides 1; the rest is the map:
+    draws: of the calibrated constants; factors: by which each parameter is multiplied, besides 1; the next are the map:
     batches, context tokens before the first decoded one, decoded tokens, transforms of the trace (None: as it is).
+    trials: designs of a search at most (None: as many as the file asks for).
     """
 
     decode_tokens: int = 16
@@ -26,9 +27,10 @@ class Scope:
     contexts: tuple[int, ...] = (256, 4096, 32768)
     map_tokens: int = 8
     skews: tuple[str | None, ...] = (None, "shuffle uniform")
+    trials: int | None = None
 
 
-QUICK = Scope(8, 5, 4, 2, (0.5, 2.0), (1, 4), (256,), 4, (None,))
+QUICK = Scope(8, 5, 4, 2, (0.5, 2.0), (1, 4), (256,), 4, (None,), 8)
 SKEW_WORDS = {None: "routing as recorded", "shuffle uniform": "every expert equally likely"}
 
 

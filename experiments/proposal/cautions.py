@@ -10,11 +10,9 @@ from hwmodels import Device, Platform
 from hwmodels.constants import constants
 from hwmodels.datasheet import datasheet
 from hwmodels.efficiency import efficiency
-from hwmodels.near_memory import memory_bytes_per_s
+from hwmodels.near_memory import exceeds_pins, memory_bytes_per_s, pin_bytes_per_s
 from hwmodels.predict import fitted
 from hwmodels.units import format_quantity
-
-SLACK = 1.001  # above which a bandwidth is more than its pins allow: figures are rounded
 
 
 def cautions(study: Study) -> list[str]:
@@ -29,12 +27,11 @@ def pins(platform: Platform) -> Iterator[str]:
     units = {platform.devices[unit].memory for unit in platform.units}
     for name, device in platform.devices.items():
         if device.data_pins:
-            limit = device.data_pins * device.pin_rate_hz / 8
-            stated = memory_bytes_per_s(device)
-            if stated > SLACK * limit:
+            if exceeds_pins(device):
                 yield (
-                    f"**{name} gives {_rate(stated)} inside, but its {device.data_pins} pins at"
-                    f" {format_quantity(device.pin_rate_hz, 'hz')} allow {_rate(limit)}** (a bit per pin and transfer)."
+                    f"**{name} gives {_rate(memory_bytes_per_s(device))} inside, but its {device.data_pins} pins at"
+                    f" {format_quantity(device.pin_rate_hz, 'hz')} allow {_rate(pin_bytes_per_s(device))}** (a bit per"
+                    " pin and transfer)."
                 )
         elif name in units and device.kind == "dram":
             yield (

@@ -13,18 +13,11 @@ from experiments.figures.style import PAGE_IN, figure, fill, stroke
 from experiments.proposal.cases import SKEW_WORDS
 from experiments.proposal.sides import Side
 from experiments.proposal.study import FIGURES, Study
+from experiments.proposal.text import save_svg
 from simulator.words import CAUSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-def save_svg(drawing: Figure, path: Path) -> Path:
-    """Write one SVG without a date; the same drawing gives the same bytes. Call it while in `figure`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(path, metadata={"Date": None, "Creator": None})
-    return path
 
 
 def where_time_goes(study: Study) -> Path:

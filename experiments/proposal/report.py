@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from experiments.proposal import pictures
 from experiments.proposal.cases import SKEW_WORDS
 from experiments.proposal.cautions import cautions
+from experiments.proposal.designs_page import designs_lines
 from experiments.proposal.energy import ACCOUNTS, energies, per_dollar, per_watt
 from experiments.proposal.intervals import intervals
 from experiments.proposal.page import html_page
-from experiments.proposal.study import EQUAL, FIGURES, HTML, MARKDOWN, RUNS, WHOLE, Study
+from experiments.proposal.study import EQUAL, HTML, MARKDOWN, RUNS, WHOLE, Study
+from experiments.proposal.text import image, table, times
 from experiments.proposal.verdicts import break_evens, verdict, winning_region
 from experiments.sweep.tables import whole
 from simulator.words import CAUSES, seconds
@@ -37,6 +39,7 @@ def _lines(study: Study) -> Iterator[str]:
     yield from _parameters(study)
     yield from _map(study)
     yield from _sure(study)
+    yield from designs_lines(study)
     yield from _how(study)
 
 
@@ -80,7 +83,7 @@ def _speed(study: Study) -> Iterator[str]:
                 outcome = study.outcome(side, case, budget)
                 time = "does not run" if outcome is None else seconds(study.seconds(side, case, budget))
                 system = study.best.get((side.label, case.name, budget), "-")
-                up = "" if side is study.box else _times(study.speed_up(side, case, budget))
+                up = "" if side is study.box else times(study.speed_up(side, case, budget))
                 joules = energies(study, side, case, budget)
                 rows.append([case.words, side.label, system, time, up, *joules])
         first = "time per token / to the first"
@@ -98,7 +101,7 @@ def _equal(study: Study) -> Iterator[str]:
         for case in study.cases:
             up = study.speed_up(rival, case)
             power, cost = per_watt(study, rival), per_dollar(study, rival)
-            rows.append([rival.label, case.words, _times(up), _times(up * power), _times(up * cost)])
+            rows.append([rival.label, case.words, times(up), times(up * power), times(up * cost)])
     yield "### At equal power and cost"
     yield ""
     yield "The speed-up divided by how many times the rival's power (sum of `tdp_w` of what computes) or cost"
@@ -178,7 +181,7 @@ def _sure(study: Study) -> Iterator[str]:
     for rival in study.rivals:
         for case in study.cases:
             found = intervals(study, rival, case)
-            up = _times(study.speed_up(rival, case))
+            up = times(study.speed_up(rival, case))
             rows.append(
                 [rival.label, case.words, up, _span(found.calibration), _span(found.sampling), str(found.units)]
             )
@@ -207,23 +210,6 @@ def _how(study: Study) -> Iterator[str]:
 
 def _words(study: Study, name: str) -> str:
     return next(case.words for case in study.cases if case.name == name)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table; the columns behind the second are aligned to the right."""
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(header)))}|"
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
-
-
-def image(name: str, words: str) -> str:
-    """A picture of the folder of figures."""
-    return f"![{words}]({FIGURES}/{name})"
-
-
-def _times(value: float) -> str:
-    return "-" if value != value else f"{value:.2f}x"
 
 
 def _span(ends: tuple[float, float]) -> str:

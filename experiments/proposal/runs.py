@@ -69,13 +69,13 @@ class Runs:
         several = [key for key, items in axes(overrides).items() if len(items) > 1]
         if several:
             raise ConfigError(f"{several[0]}: expected one value; a proposal runs its own set of workloads.")
-        self._folder, self._overrides, self._workers, self._report = folder, tuple(overrides), workers, report
+        self.folder, self.overrides, self.workers, self.report = folder, tuple(overrides), workers, report
         self.count = 0
 
     def run(self, part: str, asked: Mapping[Any, Asked]) -> dict[Any, Outcome]:
         """Key -> outcome, for all that is asked; `part` names the folder."""
-        listed = [self._point(number, item) for number, item in enumerate(asked.values())]
-        done = run_points(self._overrides, listed, self._folder / part, self._workers, self._report)
+        listed = [self.point(number, item) for number, item in enumerate(asked.values())]
+        done = run_points(self.overrides, listed, self.folder / part, self.workers, self.report)
         self.count += len(listed)
         rows = {row["point"]: row for row in done.points.to_dict("records")} if len(done.points) else {}
         tables = {name: self._rows(part, name) for name in (REQUESTS, DRAWS)}
@@ -90,11 +90,12 @@ class Runs:
         }
 
     def _rows(self, part: str, name: str) -> dict[int, pd.DataFrame]:
-        path = self._folder / part / name
+        path = self.folder / part / name
         return dict(iter(read_table(path).groupby("point"))) if path.exists() else {}
 
-    def _point(self, number: int, asked: Asked) -> Point:
-        base = composed((*overrides_of(asked.system), "reference=false", *self._overrides, _platform(asked.side)))
+    def point(self, number: int, asked: Asked) -> Point:
+        """The point of a sweep that is this run."""
+        base = composed((*overrides_of(asked.system), "reference=false", *self.overrides, _platform(asked.side)))
         config = base.config
         for key, value in asked.changes.items():
             before = (config["trace"].get("steps") or []) if key == "trace.steps" else None

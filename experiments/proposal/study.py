@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 
 from experiments.explain import ConfigError
 from experiments.proposal.cases import Case, Changes, Scope, cases, map_changes
+from experiments.proposal.designs import Designs, designs
 from experiments.proposal.parameters import GIB, Parameter, parameters
 from experiments.proposal.runs import Asked, Outcome, Runs
 from experiments.proposal.sides import Side, composed, sides
+from experiments.proposal.space import WORKLOADS, Section, section
 from experiments.run import check_folder
+from experiments.search import needs_optuna
 from experiments.sweep.runner import Progress
 
 RUNS, FIGURES, MARKDOWN, HTML = "runs", "figures", "report.md", "report.html"
@@ -28,7 +31,8 @@ class Study:
 
     systems: (side, system, case, budget) -> outcome; best: (side, case, budget) -> the quickest system;
     drawn: (side, case) -> outcome with draws; swept: (case, parameter, factor) -> outcome of the proposed machine;
-    map: (side, batch, context, skew) -> outcome. Sides and cases are by name.
+    map: (side, batch, context, skew) -> outcome; designs: of the search, if the file asks for one. Sides and cases are
+    by name.
     """
 
     folder: Path
@@ -45,6 +49,7 @@ class Study:
     parameters: list[Parameter] = field(default_factory=list)
     swept: dict[tuple[str, str, float], Outcome] = field(default_factory=dict)
     map: dict[tuple[str, int, int, str | None], Outcome] = field(default_factory=dict)
+    designs: Designs | None = None
     runs: int = 0
 
     @property
@@ -115,6 +120,7 @@ def propose(
     made = sides(box, rivals, systems, overrides)
     config = composed((*overrides, f"platform={box}")).config
     study = Study(folder, scope, tuple(overrides), made, cases(scope), config)
+    searched = _section(study, box)
     _systems(study, runs)
     if not any(study.outcome(study.box, case) for case in study.cases):
         errors = [outcome.error for key, outcome in study.systems.items() if key[0] == study.box.label]
@@ -122,6 +128,8 @@ def propose(
     _draws(study, runs)
     _sweep(study, runs)
     _map(study, runs)
+    if searched is not None:
+        _designs(study, runs, *searched)
     study.runs = runs.count
     write_report(study)
     return study
@@ -208,3 +216,21 @@ def _map(study: Study, runs: Runs) -> None:
                     if item is not None:
                         asked[side.label, batch, context, skew] = item
     study.map |= runs.run("map", asked)
+
+
+def _section(study: Study, box: str) -> tuple[Section, Case] | None:
+    """What the file asks to search, and the case that is run for it. Raises ConfigError, one sentence."""
+    found = section(study.box.platform, study.config["platform"], box)
+    if found is None:
+        return None
+    needs_optuna()
+    if study.scope.trials is not None:
+        found = replace(found, trials=min(found.trials, study.scope.trials))
+    return found, study.cases[WORKLOADS.index(found.workload)]
+
+
+def _designs(study: Study, runs: Runs, found: Section, case: Case) -> None:
+    """Search with the system that is quickest with the file's values."""
+    asked = _asked(study, study.box, case, {})
+    if asked is not None:
+        study.designs = designs(found, case, asked, runs, study.config["seed"])

@@ -80,6 +80,7 @@ def point_id(config: dict[str, Any]) -> str:
     """SHA-256, hexadecimal, of a plain configuration without its labels, code, trace and the user's policies."""
     kept = {key: value for key, value in config.items() if key not in _LABELS}
     kept["system"] = None  # its name and description
+    kept["platform"] = {key: value for key, value in config["platform"].items() if key != "search"}  # no run reads it
     parts = [kept, code_digest(), trace_digest(config), trace_content(config), request_list_digest(config)]
     parts.append(intensity_digest(config))
     for policy in config["policy"].values():

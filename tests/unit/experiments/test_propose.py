@@ -20,8 +20,9 @@ from experiments.results import load
 from hwmodels import Platform
 
 EXAMPLE = CONF.parents[1] / "examples" / "ndp_box.yaml"
-LEAST = Scope(4, 5, 4, 1, (0.5,), (1,), (256,), 2, (None,))
-COMMAND = ["propose", str(EXAMPLE), "--against", "rtx_3060", "--small", "--workers", "0"]
+SEARCHED = EXAMPLE.with_name("ndp_search.yaml")
+LEAST = Scope(4, 5, 4, 1, (0.5,), (1,), (256,), 2, (None,), 2)
+COMMAND = ["propose", str(SEARCHED), "--against", "rtx_3060", "--small", "--workers", "0"]
 COMMAND += ["--system", "box=near_makespan", "--system", "rtx_3060=pinned_popular"]
 TINY = ["model=tiny_moe", "trace=tiny_moe", "cache_gib=0.001"]
 
@@ -128,12 +129,20 @@ def proposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_has_every_section_and_a_page_that_needs_nothing_beside_it(proposed: Path) -> None:
     text, page = (proposed / "report.md").read_text(), (proposed / "report.html").read_text()
-    for section in ("Before you believe it", "1. Speed", "2. Where", "3. What", "4. For which", "5. How sure"):
+    for section in (
+        "Before you believe it",
+        "1. Speed",
+        "2. Where",
+        "3. What",
+        "4. For which",
+        "5. How sure",
+        "6. The best",
+    ):
         assert f"\n## {section}" in text
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all((proposed / name).read_text().startswith("<?xml") for name in pictures)
-    assert page.count('src="data:image/svg+xml;base64,') == 4
+    assert page.count('src="data:image/svg+xml;base64,') == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
 
 
