@@ -61,6 +61,20 @@ def chosen(overrides: Sequence[str] = ()) -> dict[str, str]:
         return {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
 
 
+def composed_and_chosen(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """`compose_unnamed` and `chosen` in one go, for the price of one."""
+    with search_path(overrides) as (rewritten, sources):
+        whole = _compose(rewritten, list(overrides), sources, with_hydra=True)
+        made = whole.hydra.runtime.choices
+        names = {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
+        OmegaConf.set_struct(whole, False)
+        del whole["hydra"]
+        try:
+            return checked(whole), names
+        except (OmegaConfBaseException, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(explain(error, list(overrides), known_keys(), choices(), sources)) from None
+
+
 def axes(overrides: Sequence[str]) -> dict[str, list[str]]:
     """Key -> the overrides that set it, one for each of its values, in order.
 

@@ -183,7 +183,8 @@ def check_device(device: Device, where: str) -> None:
     _not_blank(device.source, f"{at}.source'")
     for key in _REQUIRED[device.kind]:
         if not getattr(device, key):
-            raise PlatformError(f"{at}.{key}' is required for a device of kind {device.kind} and not zero.")
+            missing = "" if key == "memory" else " and not zero"
+            raise PlatformError(f"{at}.{key}' is required for a device of kind {device.kind}{missing}.")
     if device.memory and device.kind not in ("cpu", "ndp"):
         raise PlatformError(f"{at}.memory' is only for a cpu or ndp; a {device.kind} has its own.")
     check_near_memory(device, at)

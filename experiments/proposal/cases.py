@@ -26,20 +26,21 @@ class Scope:
     batches: tuple[int, ...] = (1, 4, 16, 32)
     contexts: tuple[int, ...] = (256, 4096, 32768)
     map_tokens: int = 8
-    skews: tuple[str | None, ...] = (None, "shuffle uniform")
+    skews: tuple[str | None, ...] = ("shuffle uniform", None, "skew 1", "skew 2")
     trials: int | None = None
 
 
 QUICK = Scope(8, 5, 4, 2, (0.5, 2.0), (1, 4), (256,), 4, (None,), 8)
-SKEW_WORDS = {None: "routing as recorded", "shuffle uniform": "every expert equally likely"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A workload. metric: what of the summary is compared (less is better); per_request: the same of a request."""
+    """A workload, in a few words and in a sentence. metric: what of the summary is compared (less is better);
+    per_request: the same of a request."""
 
     name: str
     words: str
+    explained: str
     changes: Changes
     metric: str
     per_request: str
@@ -51,10 +52,32 @@ def cases(scope: Scope) -> list[Case]:
     one: Changes = {"workload.batch_size": 1, "workload.requests": scope.requests}
     many: Changes = {"workload.batch_size": scope.batch, "workload.requests": scope.batch}
     prompt: Changes = {"workload.max_decode_tokens": 1, "workload.synthetic_prefill": True}
+    tokens = f"up to {scope.decode_tokens} tokens each"
     return [
-        Case("decode_1", "decode, one request at a time", {**cut, **one}, "tpot_mean_s", "tpot_s"),
-        Case(f"decode_{scope.batch}", f"decode, batch of {scope.batch}", {**cut, **many}, "tpot_mean_s", "tpot_s"),
-        Case("prefill", "prompts, one at a time", {**one, **prompt}, "ttft_mean_s", "ttft_s"),
+        Case(
+            "decode_1",
+            "decode, one request at a time",
+            f"{scope.requests} requests one after the other, {tokens}, whose prompts were processed before.",
+            {**cut, **one},
+            "tpot_mean_s",
+            "tpot_s",
+        ),
+        Case(
+            f"decode_{scope.batch}",
+            f"decode, batch of {scope.batch}",
+            f"{scope.batch} requests at once, {tokens}.",
+            {**cut, **many},
+            "tpot_mean_s",
+            "tpot_s",
+        ),
+        Case(
+            "prefill",
+            "prompts, one at a time",
+            f"the prompts of {scope.requests} requests, one after the other, to their first token.",
+            {**one, **prompt},
+            "ttft_mean_s",
+            "ttft_s",
+        ),
     ]
 
 

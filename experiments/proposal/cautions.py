@@ -62,13 +62,11 @@ def beyond(platform: Platform) -> Iterator[str]:
                     f"**{name} {what} {shown(value)}, beyond any device that was measured here** ({best}:"
                     f" {shown(known[best])}): no kernel was ever measured at such a rate."
                 )
-        low, high = min(ridges, key=lambda key: ridges[key]), max(ridges, key=lambda key: ridges[key])
-        ridge = peak / rate
-        if not ridges[low] <= ridge <= ridges[high]:
+        most = max(ridges, key=lambda key: ridges[key])
+        if peak / rate > ridges[most]:
             yield (
-                f"{name} has {ridge:.3g} FLOP for each byte that it can read, outside of what measured GPUs have"
-                f" ({ridges[low]:.3g}, {low}, to {ridges[high]:.3g}, {high}): efficiencies of other devices say little"
-                " about it."
+                f"**{name} has {peak / rate:.3g} FLOP for each byte that it can read, more than any GPU that was"
+                f" measured** ({most}: {ridges[most]:.3g}): nothing says how much of its peak it reaches."
             )
 
 
@@ -139,7 +137,7 @@ def _other(study: Study) -> Iterator[str]:
     hosts = {side.label: any(device.kind == "cpu" for device in side.platform.devices.values()) for side in study.sides}
     if any(hosts.values()) and not all(hosts.values()):
         without = ", ".join(label for label, there in hosts.items() if not there)
-        yield f"The file of {without} has no host CPU: its energy and power lack what one draws."
+        yield f"The file of {without} has no host CPU: its energy in section 1 lacks what one draws."
     for side in study.sides:
         if side.platform.remark:
             yield f"{side.label}: {side.platform.remark}."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from experiments.proposal.cases import Case
 from experiments.proposal.runs import Outcome
 from experiments.proposal.sides import Side
 from experiments.proposal.study import Study
+from hwmodels import Device
 
 ACCOUNTS = ("J/token, bottom up", "J/token, by power")
 COMPUTING = ("gpu", "cpu", "ndp")
@@ -36,27 +38,66 @@ def by_power_j(outcome: Outcome, side: Side) -> float:
 
 
 def power_w(side: Side) -> float:
-    """Full power of all that computes in watts; NaN unless each of them states it."""
-    values = [device.tdp_w for device in side.platform.devices.values() if device.kind in COMPUTING]
-    return sum(values) if all(values) else math.nan
-
-
-def cost_usd(side: Side) -> float:
-    """Of all devices but switches, in US dollars; NaN unless each states it. An ndp that states none costs nothing
-    beside its memory."""
-    costs = [device.cost_usd for device in side.platform.devices.values() if device.kind not in ("switch", "ndp")]
-    extra = sum(device.cost_usd for device in side.platform.devices.values() if device.kind == "ndp")
-    return sum(costs) + extra if costs and all(costs) else math.nan
+    """Full power of all that computes in watts; NaN unless each of them states its tdp_w."""
+    return _sum(_computing(side), "tdp_w")
 
 
 def per_watt(study: Study, rival: Side) -> float:
-    """What a speed-up is multiplied by at equal power: power of the rival / that of the proposed machine."""
-    return power_w(rival) / power_w(study.box)
+    """What a speed-up is multiplied by at equal power: power of the rival / that of the proposed machine, each with the
+    other's host CPU if its file has none."""
+    mine, theirs = (_sum(devices, "tdp_w") for devices in _both(study, rival, _computing))
+    return theirs / mine
 
 
 def per_dollar(study: Study, rival: Side) -> float:
-    """The same at equal cost."""
-    return cost_usd(rival) / cost_usd(study.box)
+    """The same at equal cost, of all devices but switches. An ndp that states none costs nothing beside its memory."""
+    mine, theirs = (_sum(devices, "cost_usd") for devices in _both(study, rival, _bought))
+    return theirs / mine
+
+
+def unsaid(study: Study, rival: Side) -> list[str]:
+    """Why power or cost could not be compared, or what was assumed for it: one sentence each."""
+    found = []
+    for what, key, pick in (("power", "tdp_w", _computing), ("cost", "cost_usd", _bought)):
+        both = zip((study.box, rival), _both(study, rival, pick), strict=True)
+        lacking = [f"{', '.join(names)} of {side.label}" for side, devices in both if (names := _missing(devices, key))]
+        if lacking:
+            found.append(
+                f"Equal {what}: not compared with {rival.label}, as no `{key}` is stated for {'; '.join(lacking)}."
+            )
+    have = [side.label for side in (study.box, rival) if _hosts(side)]
+    if len(have) == 1:
+        other = next(side.label for side in (study.box, rival) if side.label not in have)
+        found.append(f"The file of {other} has no host CPU: here it is taken to have that of {have[0]}.")
+    return found
+
+
+def _both(study: Study, rival: Side, pick: Callable[[Side], list[Device]]) -> tuple[list[Device], list[Device]]:
+    """Devices of the proposed machine and of the rival; a file without a host CPU has the other's."""
+    mine, theirs = _hosts(study.box), _hosts(rival)
+    return [*pick(study.box), *([] if mine else theirs)], [*pick(rival), *([] if theirs else mine)]
+
+
+def _hosts(side: Side) -> list[Device]:
+    platform = side.platform
+    return [item for name, item in platform.devices.items() if item.kind == "cpu" and name not in platform.workers]
+
+
+def _computing(side: Side) -> list[Device]:
+    return [device for device in side.platform.devices.values() if device.kind in COMPUTING]
+
+
+def _bought(side: Side) -> list[Device]:
+    return [device for device in side.platform.devices.values() if device.kind != "switch"]
+
+
+def _sum(devices: list[Device], key: str) -> float:
+    return math.nan if _missing(devices, key) else float(sum(getattr(device, key) for device in devices))
+
+
+def _missing(devices: list[Device], key: str) -> list[str]:
+    free = ("ndp",) if key == "cost_usd" else ()
+    return [device.name for device in devices if not getattr(device, key) and device.kind not in free]
 
 
 def _joules(value: float) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.figures.style import PAGE_IN, figure, fill, stroke
-from experiments.proposal.cases import SKEW_WORDS
 from experiments.proposal.sides import Side
+from experiments.proposal.skew import words
 from experiments.proposal.study import FIGURES, Study
 from experiments.proposal.text import save_svg
 from simulator.words import CAUSES
@@ -137,20 +137,20 @@ def map_of(study: Study, rival: Side) -> Path:
     grids = [study.map_grid(rival, skew) for skew in scope.skews]
     known = np.concatenate([np.abs(np.log2(grid[np.isfinite(grid)])) for grid in grids] or [np.zeros(1)])
     most = max(0.5, float(known.max(initial=0.0)))
-    with figure(PAGE_IN, 0.75 + 0.36 * len(scope.contexts)) as drawing:
+    with figure(PAGE_IN, 0.9 + 0.36 * len(scope.contexts)) as drawing:
         panels = drawing.subplots(1, len(scope.skews), sharey=True, squeeze=False)[0]
         for axes, skew, grid in zip(panels, scope.skews, grids, strict=True):
             shade = np.log2(grid)
             axes.imshow(shade, cmap="RdBu", norm=TwoSlopeNorm(0.0, -most, most), aspect="auto", origin="lower")
             for (row, column), value in np.ndenumerate(grid):
                 dark = math.isfinite(value) and abs(math.log2(value)) > 0.65 * most
-                text = f"{value:.2f}x" if math.isfinite(value) else "does not run"
+                text = f"{value:.2f}" if math.isfinite(value) else "-"
                 axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=7)
             axes.set_xticks(range(len(scope.batches)), [str(batch) for batch in scope.batches])
             axes.set_yticks(range(len(scope.contexts)), [f"{context:,}" for context in scope.contexts])
             axes.grid(visible=False)
             axes.tick_params(length=0)
-            axes.set_title(SKEW_WORDS.get(skew, str(skew)))
+            axes.set_title(f"{words(skew)}\nbusiest eighth: {study.shares.get(skew, math.nan):.0%}")
             axes.set_xlabel("batch (requests)")
         panels[0].set_ylabel("context (tokens)")
         return save_svg(drawing, study.folder / FIGURES / f"map_{rival.label}.svg")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from experiments.proposal import pictures
-from experiments.proposal.cases import SKEW_WORDS
 from experiments.proposal.cautions import cautions
 from experiments.proposal.designs_page import designs_lines
-from experiments.proposal.energy import ACCOUNTS, energies, per_dollar, per_watt
+from experiments.proposal.energy import ACCOUNTS, energies, per_dollar, per_watt, unsaid
 from experiments.proposal.intervals import intervals
 from experiments.proposal.page import html_page
+from experiments.proposal.sides import described
+from experiments.proposal.skew import words
 from experiments.proposal.study import EQUAL, HTML, MARKDOWN, RUNS, WHOLE, Study
 from experiments.proposal.text import image, table, times
-from experiments.proposal.verdicts import break_evens, verdict, winning_region
+from experiments.proposal.verdicts import better_halved, break_evens, not_run, verdict, winning_region
 from experiments.sweep.tables import whole
+from hwmodels.units import format_quantity
 from simulator.words import CAUSES, seconds
 
 METHOD = {
@@ -49,11 +52,19 @@ def _head(study: Study) -> Iterator[str]:
     yield ""
     if study.box.platform.description:
         yield f"{study.box.platform.description}"
-    yield f"{model}, trace `{trace}`; {_budget(study, study.main)}."
+        yield ""
+    yield (
+        f"Simulated runs of {model}, whose experts are chosen as in the trace `{trace}`; "
+        f"{_budget(study, study.main)}. Of each machine the system that is quickest counts (see the end). Three "
+        "workloads:"
+    )
+    yield ""
+    for case in study.cases:
+        yield f"- *{case.words}*: {case.explained}"
     yield ""
     for rival in study.rivals:
-        yield f"- {verdict(study, rival)}"
-    yield ""
+        yield f"{verdict(study, rival)}"
+        yield ""
 
 
 def _budget(study: Study, budget: str) -> str:
@@ -71,9 +82,14 @@ def _warnings(study: Study) -> Iterator[str]:
 def _speed(study: Study) -> Iterator[str]:
     yield "## 1. Speed and energy"
     yield ""
-    yield "Each machine runs each of its systems; the quickest counts. Speed-up: time of the rival / time of the"
-    yield f"proposed machine. The other sections are with {_budget(study, study.main)}."
-    for budget in dict.fromkeys((study.main, EQUAL, WHOLE)):
+    yield (
+        "Time is from a token of a request to its next one, or to the first token for prompts; speed-up is time "
+        "of the rival / time of the proposed machine. Energy is the machine's, per token of any request, by two "
+        "accounts: *bottom up*, each bit moved and operation at its price, and *by power*, full power (`tdp_w`) "
+        "of what is busy and idle power of the rest. They miss different things: compare within a column. A dash: "
+        "a file lacks what it needs."
+    )
+    for budget in _budgets(study):
         yield ""
         yield f"### With {_budget(study, budget)}"
         yield ""
@@ -86,34 +102,54 @@ def _speed(study: Study) -> Iterator[str]:
                 up = "" if side is study.box else times(study.speed_up(side, case, budget))
                 joules = energies(study, side, case, budget)
                 rows.append([case.words, side.label, system, time, up, *joules])
-        first = "time per token / to the first"
-        yield from table(["workload", "machine", "system", first, "speed-up", *ACCOUNTS], rows)
-    yield ""
-    yield "Energy has two accounts: bottom up (bits and operations at their price; misses what has no price) and by"
-    yield "power (idle and full power by what is busy). Compare within a column. A dash: the file lacks what it needs."
+        yield from table(["workload", "machine", "system", "time", "speed-up", *ACCOUNTS], rows, left=3)
+        yield ""
+        yield f"From `{RUNS}/{budget}/points.parquet`, which has all systems."
     yield ""
     yield from _equal(study)
+
+
+def _budgets(study: Study) -> list[str]:
+    """The main budget, and the others if they are not the same."""
+    found = [study.main]
+    same = all(
+        study.seconds(side, case, EQUAL) == study.seconds(side, case, WHOLE)
+        for case in study.cases
+        for side in study.sides
+        if study.outcome(side, case, EQUAL) is not None or study.outcome(side, case, WHOLE) is not None
+    )
+    return found if same else [*found, *(budget for budget in (EQUAL, WHOLE) if budget not in found)]
 
 
 def _equal(study: Study) -> Iterator[str]:
     rows = []
     for rival in study.rivals:
         for case in study.cases:
-            up = study.speed_up(rival, case)
+            up, room = study.speed_up(rival, case), study.speed_up(rival, case, EQUAL)
             power, cost = per_watt(study, rival), per_dollar(study, rival)
-            rows.append([rival.label, case.words, times(up), times(up * power), times(up * cost)])
-    yield "### At equal power and cost"
+            rows.append([rival.label, case.words, *map(times, (up, room, up * power, up * cost))])
+    yield "### At equal capacity, power and cost"
     yield ""
-    yield "The speed-up divided by how many times the rival's power (sum of `tdp_w` of what computes) or cost"
-    yield "(`cost_usd` of all devices) the proposed machine has, as if machines came in fractions. A dash: one of the"
-    yield "files does not say."
+    yield (
+        f"Equal room is {study.equal_gib:.3g} GiB for experts on each worker. At equal power and cost the speed-up "
+        "is divided by how many times the rival's power (sum of `tdp_w` of what computes) or cost (sum of "
+        "`cost_usd`) the proposed machine has, as if machines came in fractions."
+    )
     yield ""
-    yield from table(["rival", "workload", "speed-up", "at equal power", "at equal cost"], rows)
+    header = ["rival", "workload", "speed-up", "at equal room for experts", "at equal power", "at equal cost"]
+    yield from table(header, rows)
+    yield ""
+    for side in study.sides:
+        gpu, home = side.platform.memory_of(side.platform.workers[0]), side.platform.device(side.platform.home)
+        sizes = (format_quantity(item.memory_capacity_bytes, "bytes") for item in (gpu, home))
+        yield "- {}: {} on each worker, {} where all experts lie.".format(side.label, *sizes)
+    for rival in study.rivals:
+        for text in unsaid(study, rival):
+            yield f"- {text}"
     areas = {name: device.area_mm2 for name, device in study.box.platform.devices.items() if device.area_mm2}
     if areas:
         said = ", ".join(f"{name} {area:g} mm²" for name, area in areas.items())
-        yield ""
-        yield f"Silicon that the units add: {said}."
+        yield f"- Silicon that the units add: {said}."
     yield ""
 
 
@@ -141,9 +177,19 @@ def _parameters(study: Study) -> Iterator[str]:
     yield ""
     yield image(pictures.tornado(study).name, "Change of speed with each parameter halved and doubled")
     yield ""
+    if odd := better_halved(study):
+        yield (
+            f"Half is quicker than the file's value of {', '.join(odd)}. That is the system's doing, not the machine's:"
+            " its rule takes each layer by itself and every copy as alone on its link, and where copies seem cheap it"
+            " makes more of them than pay."
+        )
+        yield ""
     factors = ", ".join(f"{factor:g}" for factor in study.scope.factors)
-    yield f"Break-even values are interpolated, not searched: runs at {factors} times the file's value, and between"
-    yield "them the logarithm of the speed-up is taken as linear in that of the parameter. The rival stays as it is."
+    yield (
+        f"Break-even values are interpolated, not searched: runs at {factors} times the file's value, and between "
+        "them the logarithm of the speed-up is taken as linear in that of the parameter. The rival stays as it "
+        "is."
+    )
     for rival in study.rivals:
         yield ""
         yield f"### Against {rival.label}"
@@ -155,27 +201,38 @@ def _parameters(study: Study) -> Iterator[str]:
 
 
 def _map(study: Study) -> Iterator[str]:
-    yield "## 4. For which batches and contexts it wins"
+    yield "## 4. For which batches, contexts and skews it wins"
     yield ""
-    yield f"Decoding {study.scope.map_tokens} tokens; speed-up by requests at once and tokens of context, with the"
-    yield "routing as recorded and, as the other extreme of skew, with experts drawn alike (`shuffle uniform`)."
+    yield (
+        f"Decoding {study.scope.map_tokens} tokens; speed-up by requests at once (batch), tokens of context, and "
+        "how uneven experts are used. Beside the routing as recorded stand traces in which every token draws its "
+        "experts anew: all alike, or the n-th most popular of a layer as often as 1/n or 1/n² says (steps "
+        "`shuffle uniform` and `skew` of `moesim trace transform`). Headings say what share of the work the "
+        "busiest eighth of the experts has. A dash: one of the two machines does not run there."
+    )
     for rival in study.rivals:
         yield ""
         yield f"### Against {rival.label}"
         yield ""
-        yield image(pictures.map_of(study, rival).name, f"Speed-up over {rival.label} by batch and context")
+        yield image(pictures.map_of(study, rival).name, f"Speed-up over {rival.label} by batch, context and skew")
         yield ""
         for skew in study.scope.skews:
-            yield f"- {SKEW_WORDS.get(skew, str(skew))}: {winning_region(study, rival, skew)}"
+            share = study.shares.get(skew, math.nan)
+            yield f"- {words(skew)} (busiest eighth: {share:.0%}): {winning_region(study, rival, skew)}"
+    for text in not_run(study):
+        yield f"- {text}"
     yield ""
 
 
 def _sure(study: Study) -> Iterator[str]:
     yield "## 5. How sure"
     yield ""
-    yield f"Of the speed-up: the middle 90 % of {study.scope.draws} draws of all constants (`uncertainty=calibration`,"
-    yield "paired by draw), and 95 % from resampled requests (paired bootstrap; requests of one batch are drawn"
-    yield "together, and fewer than five units say nothing: a dash)."
+    yield (
+        f"*Constants*: the middle 90 % of {study.scope.draws} runs with all constants of both machines drawn by "
+        "how well each is known (`uncertainty=calibration`; the same draws for both). *Requests*: 95 % if other "
+        "requests like these had been served (bootstrap, the same requests on both). Those of one batch count as "
+        "one sample, and with fewer than five samples nothing is said: a dash."
+    )
     yield ""
     rows = []
     for rival in study.rivals:
@@ -185,7 +242,7 @@ def _sure(study: Study) -> Iterator[str]:
             rows.append(
                 [rival.label, case.words, up, _span(found.calibration), _span(found.sampling), str(found.units)]
             )
-    header = ["rival", "workload", "speed-up", "calibration", "requests", "drawn units"]
+    header = ["rival", "workload", "speed-up", "constants", "requests", "samples"]
     yield from table(header, rows)
     yield ""
 
@@ -194,11 +251,14 @@ def _how(study: Study) -> Iterator[str]:
     yield "## How this was made"
     yield ""
     given = " ".join(study.overrides) or "none"
-    yield f"{study.runs} runs below `{RUNS}/`, each part an ordinary sweep folder (`experiments.results.load`); the"
-    yield f"same command goes on from them. Overrides: `{given}`. Systems tried:"
+    yield (
+        f"{study.runs} runs below `{RUNS}/`, each part an ordinary sweep folder (`experiments.results.load`); the "
+        f"same command goes on from them. Overrides: `{given}`. Systems tried:"
+    )
     yield ""
     for side in study.sides:
-        yield f"- {side.label}: {', '.join(side.systems)}"
+        for system in side.systems:
+            yield f"- {side.label}, `{system}`: {described(system)}"
     yield ""
     refused: dict[str, str] = {}
     for (machine, system, case, _), outcome in study.systems.items():

@@ -20,6 +20,8 @@ from experiments.sweep.sweep import REQUESTS, run_points
 if TYPE_CHECKING:
     import pandas as pd
 
+STEPS = "trace.steps"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -98,14 +100,19 @@ class Runs:
         base = composed((*overrides_of(asked.system), "reference=false", *self.overrides, _platform(asked.side)))
         config = base.config
         for key, value in asked.changes.items():
-            before = (config["trace"].get("steps") or []) if key == "trace.steps" else None
-            config = changed(config, key.split("."), value if before is None else [*before, *value])
+            config = with_steps(config, value) if key == STEPS else changed(config, key.split("."), value)
         own = [f"{key}={value}" for key, value in asked.changes.items()]
         return Point(number, (*base.overrides, *own), config, base.choices)
 
 
 def _platform(side: Side) -> str:
     return f"platform={side.choice}"
+
+
+def with_steps(config: dict[str, Any], steps: Sequence[str]) -> dict[str, Any]:
+    """The configuration with further transforms of its trace."""
+    found: dict[str, Any] = changed(config, STEPS.split("."), [*(config["trace"].get("steps") or []), *steps] or None)
+    return found
 
 
 def changed(node: Any, path: Sequence[str], value: Any) -> Any:

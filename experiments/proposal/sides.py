@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from experiments.compose import choices, is_path
+from experiments.compose import CONF, choices, is_path, read_yaml
 from experiments.explain import ConfigError, did_you_mean
 from experiments.sweep.points import Composer, Point
 from hwmodels import Platform
@@ -19,6 +19,12 @@ NEAR = {
         f"policy/execution=near_{rule}",
     )
     for rule in ("makespan", "ratio", "all")
+}
+NEAR_WORDS = {
+    "near_makespan": "popular experts on the GPU; of every layer, whatever split between GPU and units ends first",
+    "near_ratio": "popular experts on the GPU; of every layer a share, by the bandwidths of link and unit, runs there,"
+    " and the experts of fewer tokens on the units",
+    "near_all": "popular experts on the GPU, but every expert that a unit can run runs there",
 }
 RIVAL = ("on_demand_lru", "pinned_popular", "cpu_in_place", "transition_prefetch")
 UNITS = ("near_makespan", "near_ratio", "near_all", "pinned_popular")
@@ -37,6 +43,15 @@ class Side:
 def overrides_of(system: str) -> tuple[str, ...]:
     """The overrides that choose a system: one of `NEAR`, a preset, or a file of one's own."""
     return NEAR.get(system, (f"system={system}",))
+
+
+def described(system: str) -> str:
+    """A system in words, from its file."""
+    if system in NEAR_WORDS:
+        return NEAR_WORDS[system]
+    path = Path(system) if is_path(system) else CONF / "system" / f"{system}.yaml"
+    node = read_yaml(path).get("system") or {}
+    return str(node.get("description") or "no description").rstrip(".")
 
 
 def sides(box: str, rivals: Sequence[str], systems: Sequence[str], overrides: Sequence[str]) -> list[Side]:

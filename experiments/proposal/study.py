@@ -14,12 +14,14 @@ from experiments.explain import ConfigError
 from experiments.proposal.cases import Case, Changes, Scope, cases, map_changes
 from experiments.proposal.designs import Designs, designs
 from experiments.proposal.parameters import GIB, Parameter, parameters
-from experiments.proposal.runs import Asked, Outcome, Runs
+from experiments.proposal.runs import Asked, Outcome, Runs, with_steps
 from experiments.proposal.sides import Side, composed, sides
+from experiments.proposal.skew import busiest_share
 from experiments.proposal.space import WORKLOADS, Section, section
-from experiments.run import check_folder
+from experiments.run import check_folder, scenario_from_config
 from experiments.search import needs_optuna
 from experiments.sweep.runner import Progress
+from simulator.scenario import ScenarioError, check_fit
 
 RUNS, FIGURES, MARKDOWN, HTML = "runs", "figures", "report.md", "report.html"
 WHOLE, EQUAL = "whole", "equal"  # budgets of experts on the workers
@@ -31,8 +33,8 @@ class Study:
 
     systems: (side, system, case, budget) -> outcome; best: (side, case, budget) -> the quickest system;
     drawn: (side, case) -> outcome with draws; swept: (case, parameter, factor) -> outcome of the proposed machine;
-    map: (side, batch, context, skew) -> outcome; designs: of the search, if the file asks for one. Sides and cases are
-    by name.
+    map: (side, batch, context, skew) -> outcome; shares: skew -> share of the busiest experts; designs: of the search,
+    if the file asks for one. Sides and cases are by name.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Study:
     parameters: list[Parameter] = field(default_factory=list)
     swept: dict[tuple[str, str, float], Outcome] = field(default_factory=dict)
     map: dict[tuple[str, int, int, str | None], Outcome] = field(default_factory=dict)
+    shares: dict[str | None, float] = field(default_factory=dict)
     designs: Designs | None = None
     runs: int = 0
 
@@ -120,6 +123,7 @@ def propose(
     made = sides(box, rivals, systems, overrides)
     config = composed((*overrides, f"platform={box}")).config
     study = Study(folder, scope, tuple(overrides), made, cases(scope), config)
+    _check_trace(config)
     searched = _section(study, box)
     _systems(study, runs)
     if not any(study.outcome(study.box, case) for case in study.cases):
@@ -216,6 +220,17 @@ def _map(study: Study, runs: Runs) -> None:
                     if item is not None:
                         asked[side.label, batch, context, skew] = item
     study.map |= runs.run("map", asked)
+    for skew in scope.skews:
+        study.shares[skew] = busiest_share(with_steps(study.config, [] if skew is None else [skew]))
+
+
+def _check_trace(config: dict[str, Any]) -> None:
+    """Raise ConfigError, one sentence, if the trace is of another model."""
+    scenario = scenario_from_config(config)
+    try:
+        check_fit(scenario.model, scenario.trace)
+    except ScenarioError as error:
+        raise ConfigError(f"{str(error).rstrip('.')}; give --trace one of that model.") from None
 
 
 def _section(study: Study, box: str) -> tuple[Section, Case] | None:

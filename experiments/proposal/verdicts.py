@@ -21,8 +21,8 @@ def verdict(study: Study, rival: Side) -> str:
             parts.append(f"{case.words}: no comparison, one of the two does not run")
             continue
         low, high = intervals(study, rival, case).calibration
-        sure = "" if low != low or low > 1 or high < 1 else ", which the constants leave open"
-        parts.append(f"{case.words}: {up:.2f} times as quick{sure}")
+        sure = low != low or low > 1 or high < 1
+        parts.append(f"{case.words}: {up:.2f} times as quick{'' if sure else f' (not sure: {low:.2f} to {high:.2f})'}")
     text = f"**Against {rival.label}**: {'; '.join(parts)}."
     if study.main != WHOLE:
         ups = [study.speed_up(rival, case, WHOLE) for case in study.cases]
@@ -54,6 +54,16 @@ def _break_even(study: Study, rival: Side, case: Case, parameter: Parameter) -> 
     return f"{'wins' if found.wins_above else 'loses'} at all of {ends}{note}"
 
 
+def better_halved(study: Study) -> list[str]:
+    """Parameters of which half is quicker than the file's value, each with the case."""
+    found = []
+    for (case_name, name, factor), outcome in study.swept.items():
+        case = next(case for case in study.cases if case.name == case_name)
+        if factor == 0.5 and study.seconds(study.box, case) / outcome.value(case.metric) > 1 + EVEN:
+            found.append(f"{name} ({case.words})")
+    return found
+
+
 def winning_region(study: Study, rival: Side, skew: str | None) -> str:
     """The cells of the map that are won, in words."""
     grid = study.map_grid(rival, skew)
@@ -70,6 +80,13 @@ def winning_region(study: Study, rival: Side, skew: str | None) -> str:
     count = f"quicker in {len(won)} of {len(cells)} cells"
     most = f"most at batch {best[1]}, {best[2]:,} tokens ({best[0]:.2f}x)"
     least = f"least at batch {worst[1]}, {worst[2]:,} tokens ({worst[0]:.2f}x)"
-    errors = [item.error for key, item in study.map.items() if item.error and key[3] == skew]
-    why = f" The others do not run: {errors[0]}" if len(cells) < grid.size and errors else ""
-    return f"{count}; {most}, {least}.{why}"
+    return f"{count}; {most}, {least}."
+
+
+def not_run(study: Study) -> list[str]:
+    """Why cells of the map have no figure: each machine's first reason."""
+    found: dict[str, str] = {}
+    for (machine, batch, context, _), item in study.map.items():
+        if item.error:
+            found.setdefault(machine, f"Batch {batch}, {context:,} tokens does not run on {machine}: {item.error}")
+    return list(found.values())

@@ -28,6 +28,7 @@ from experiments.compose import (
     chosen,
     compose_config,
     compose_unnamed,
+    composed_and_chosen,
     is_path,
     known_keys,
     name_system,
@@ -132,12 +133,13 @@ class _Base:
         for number in range(rounds):  # the n-th choices of all narrow groups at once
             picked = {key: items[min(number, len(items) - 1)] for key, items in narrow.items()}
             overrides = [picked.get(key, items[0]) for key, items in listed.items()]
-            config = plain(compose_unnamed(overrides))
+            composed, made = composed_and_chosen(overrides)
+            config = plain(composed)
             for key, override in picked.items():
                 self._parts[override] = _get(config, key.split("/"))
             if number == 0:
                 self._first = config
-                self.choices = chosen(overrides)
+                self.choices = made
 
     def config(self, made: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
         """The configuration of a point. made: key -> override; values: key -> value."""

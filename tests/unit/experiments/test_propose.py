@@ -4,18 +4,25 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from experiments.catalogue import load as load_choice
 from experiments.cli import main
 from experiments.compose import CONF
 from experiments.proposal.breakeven import break_even
-from experiments.proposal.cases import Scope
-from experiments.proposal.cautions import beyond, pins
+from experiments.proposal.cases import Scope, cases
+from experiments.proposal.cautions import beyond, cautions, pins
+from experiments.proposal.energy import per_dollar, per_watt, unsaid
 from experiments.proposal.parameters import parameters
-from experiments.proposal.runs import changed
-from experiments.proposal.sides import NEAR, RIVAL, UNITS, sides
+from experiments.proposal.runs import Outcome, changed
+from experiments.proposal.sides import NEAR, RIVAL, UNITS, Side, sides
+from experiments.proposal.skew import busiest_share
+from experiments.proposal.study import EQUAL, Study
 from experiments.results import load
 from hwmodels import Platform
 
@@ -89,6 +96,60 @@ def test_a_unit_beyond_every_measured_device_is_told() -> None:
     assert "near reads 900 TB/s, beyond any device that was measured" in next(iter(beyond(fast)))
 
 
+def test_more_arithmetic_for_its_bandwidth_than_any_measured_device_is_told() -> None:
+    assert list(beyond(box())) == []
+    (said,) = beyond(box(devices__near__macs=200_000))  # 400 TFLOP/s over 512 GB/s
+    assert said.startswith("**near has 781 FLOP for each byte")
+
+
+def study(other: Platform | None = None, **changes: Any) -> Study:
+    other = other or Platform.from_mapping(load_choice("platform", "rtx_4090"))
+    made = [Side("box", "", box(**changes), ("near_all",)), Side(other.name, "", other, ("on_demand_lru",))]
+    return Study(Path(), Scope(), (), made, cases(Scope()), {})
+
+
+def test_a_workload_that_does_not_run_is_told() -> None:
+    made = study()
+    made.systems["rtx_4090", "on_demand_lru", "decode_1", EQUAL] = Outcome({}, "the experts do not fit.", None, None)
+    said = [text for text in cautions(made) if "does not run" in text]
+    assert "**decode, one request at a time does not run on rtx_4090**: the experts do not fit." in said
+    assert len(said) == 6  # two machines, three workloads
+
+
+def test_at_equal_power_the_file_without_a_host_has_that_of_the_other() -> None:
+    made = study()
+    (rival,) = made.rivals
+    host_w = rival.platform.devices["cpu"].tdp_w
+    assert host_w > 0
+    assert per_watt(made, rival) == pytest.approx((450 + host_w) / (450 + 10 + host_w))
+    assert math.isnan(per_dollar(made, rival))
+    cost, host = unsaid(made, rival)
+    assert cost.startswith(
+        "Equal cost: not compared with rtx_4090, as no `cost_usd` is stated for gpu0, module, cpu of"
+    )
+    assert host == "The file of box has no host CPU: here it is taken to have that of rtx_4090."
+
+
+def test_at_equal_cost_the_speed_up_is_divided_by_what_the_machine_costs_more() -> None:
+    prices = {"devices__gpu0__cost_usd": 1600, "devices__module__cost_usd": 400}
+    made = study(box(**prices, name="other", devices__near__cost_usd=2000), **prices)
+    assert per_dollar(made, made.rivals[0]) == 2.0  # 4000 / 2000 dollars: the box costs half, and gains as much
+    assert unsaid(made, made.rivals[0]) == []
+
+
+def test_the_busiest_eighth_of_the_experts_is_counted_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        meta = SimpleNamespace(num_experts=16, layers=(0, 1))
+        requests = range(2)
+
+        def request(self, place: int) -> SimpleNamespace:
+            chosen = [[[3, 4], [0, 1]], [[3, 4], [2, -1]], [[3, 5], [4, 5]]]
+            return SimpleNamespace(experts=np.array(chosen))
+
+    monkeypatch.setattr("experiments.proposal.skew.trace_of", lambda config: Fake())
+    assert busiest_share({}) == pytest.approx((5 / 6 + 2 / 5) / 2)  # two of sixteen in each layer
+
+
 def test_machines_run_the_systems_that_were_named_for_them() -> None:
     made = sides(str(EXAMPLE), ["rtx_3060", "rtx_4090"], ["rtx_4090=fiddler", "box=near_all"], [])
     assert [side.systems for side in made] == [("near_all",), RIVAL, ("fiddler",)]
@@ -103,7 +164,8 @@ def test_machines_run_the_systems_that_were_named_for_them() -> None:
         (["--system", "fidler"], "there is no system 'fidler'"),
         (["cache_gib=1,2"], "cache_gib: expected one value"),
         (["--workers", "-1"], "--workers is -1"),
-        (["--against", "rtx_4080"], "rtx_4080"),
+        (["--against", "rtx_4900"], "rtx_4900: there is no such choice; did you mean 'rtx_4090'?"),
+        (["--model", "qwen3_30b_a3b"], "it has 32 experts per layer, the model 128; give --trace one of that model."),
         (["--against", "rtx_4090"], "two machines have the same name"),
     ],
 )
@@ -116,6 +178,37 @@ def test_bad_input_ends_in_a_sentence(
     assert code == 2
     assert sentence in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"devices__near__clok_hz": "1 GHz"}, "unknown field 'devices.near.clok_hz'; did you mean 'clock_hz'?"),
+        ({"devices__module__memory_read_bytes_per_s": "-5 GB/s"}, "memory_read_bytes_per_s' must not be negative"),
+        ({"devices__near__memory": ""}, "field 'devices.near.memory' is required for a device of kind ndp."),
+        ({"devices__module__memory_capacity_bytes": 1000}, "no system runs on it; the first said: the experts of"),
+        ({"search": {"budget": {}, "parameters": {"devices.near.mac": {}}}}, "did you mean 'macs'?"),
+    ],
+)
+def test_a_wrong_machine_ends_in_a_sentence(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    node = yaml.safe_load(EXAMPLE.read_text())
+    for key, value in changes.items():
+        node = changed(node, key.split("__"), value)
+    (tmp_path / "box.yaml").write_text(yaml.safe_dump(node))
+    command = ["propose", str(tmp_path / "box.yaml"), "--against", "rtx_3060", "--out", str(tmp_path / "out")]
+    assert main([*command, *TINY[:2], "--small", "--system", "pinned_popular", "--workers", "0", "-q"]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["ndp_box", "ndp_search"])
+def test_the_examples_in_the_docs_are_the_examples(name: str) -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "proposals.md").read_text()
+    example = EXAMPLE.with_name(f"{name}.yaml").read_text()
+    assert sum(block in example for block in re.findall(r"```yaml\n(.*?)```", page, re.S)) == 1
 
 
 @pytest.fixture(scope="module")

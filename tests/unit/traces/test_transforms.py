@@ -47,6 +47,7 @@ RICH_STEPS = (
     "shuffle within_request",
     "shuffle global seed=2",
     "shuffle uniform",
+    "skew 1.5 seed=2",
     "top_k 2 renormalise=yes",
     "concatenate OTHER",
     "multiplex OTHER burst=2",
@@ -278,8 +279,19 @@ def test_shuffles_take_more_and_more_of_the_locality_of_a_real_trace(tmp_path) -
     assert found[3] == pytest.approx(4 / 32, abs=0.003)  # k / E
 
 
-def test_uniform_draws_distinct_experts_for_the_filled_slots_alone(do) -> None:
-    trace = do("shuffle uniform")
+def test_skew_draws_the_nth_expert_as_often_as_its_power_of_n_says(tmp_path) -> None:
+    steps = ["top_k 1", "skew 2"]
+    requests = list(transform_trace(data_path("gpt_oss_20b.parquet"), tmp_path / "skewed.parquet", steps))
+    chosen = np.concatenate([request.experts[:, :, 0] for request in requests])
+    counts = -np.sort([-np.bincount(layer, minlength=32) for layer in chosen.T], axis=1)
+    weights = np.arange(1.0, 33.0) ** -2
+    assert counts.sum(axis=0)[:8] / counts.sum() == pytest.approx(weights[:8] / weights.sum(), abs=0.01)
+    assert len({layer.argmax() for layer in map(np.bincount, chosen.T)}) > 8  # the first of each layer is another
+
+
+@pytest.mark.parametrize("step", ["shuffle uniform", "skew 0.5"])
+def test_drawn_experts_are_distinct_and_fill_the_filled_slots_alone(do, step) -> None:
+    trace = do(step)
     assert (trace.meta.has_probabilities, trace.meta.guess_distances, trace.meta.has_weights) == (False, 0, True)
     for ours, whole in zip(trace, map(toy, range(4)), strict=True):
         assert ((ours.experts < 0) == (whole.experts < 0)).all()
@@ -455,6 +467,13 @@ def test_a_transform_reads_nothing_before_its_rows_are_asked_for() -> None:
                 "rename": ["x"],
                 "retime": [1],
             }
-            arguments |= {"relabel": [], "repeat_layer": [2], "sample": [1], "shuffle": ["global"], "top_k": [1]}
+            arguments |= {
+                "relabel": [],
+                "repeat_layer": [2],
+                "sample": [1],
+                "shuffle": ["global"],
+                "skew": [1.0],
+                "top_k": [1],
+            }
             name = usage(module).split()[0]
             assert isinstance(module.apply(stream, *arguments[name]), Stream)
