@@ -110,8 +110,8 @@ def _assumed(platform: Platform) -> Iterator[str]:
     assumed = [constant for constant in known if constant.origin == "assumed"]
     if assumed:
         yield (
-            f"{len(assumed)} of the {len(known)} constants of the machine are assumed; the intervals from calibration"
-            " draw each of these with a standard deviation of 20 %."
+            f"{len(assumed)} of the {len(known)} constants of the machine are assumed, or their `origin` is not stated;"
+            " the intervals of section 5 draw each of these with a standard deviation of 20 %."
         )
 
 

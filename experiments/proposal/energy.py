@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from experiments.proposal.cases import Case
 from experiments.proposal.runs import Outcome
 from experiments.proposal.sides import Side
 from experiments.proposal.study import Study
 from hwmodels import Device
+from hwmodels.energy import EnergyUnknown, flop_pj, link_pj_per_bit, memory_pj_per_bit
 
 ACCOUNTS = ("J/token, bottom up", "J/token, by power")
 COMPUTING = ("gpu", "cpu", "ndp")
@@ -59,8 +61,8 @@ def unsaid(study: Study, rival: Side) -> list[str]:
     """Why power or cost could not be compared, or what was assumed for it: one sentence each."""
     found = []
     for what, key, pick in (("power", "tdp_w", _computing), ("cost", "cost_usd", _bought)):
-        both = zip((study.box, rival), _both(study, rival, pick), strict=True)
-        lacking = [f"{', '.join(names)} of {side.label}" for side, devices in both if (names := _missing(devices, key))]
+        both = [(side, _missing(pick(side), key)) for side in (study.box, rival)]
+        lacking = [f"{', '.join(names)} of {side.label}" for side, names in both if names]
         if lacking:
             found.append(
                 f"Equal {what}: not compared with {rival.label}, as no `{key}` is stated for {'; '.join(lacking)}."
@@ -70,6 +72,35 @@ def unsaid(study: Study, rival: Side) -> list[str]:
         other = next(side.label for side in (study.box, rival) if side.label not in have)
         found.append(f"The file of {other} has no host CPU: here it is taken to have that of {have[0]}.")
     return found
+
+
+def unpriced(study: Study) -> list[str]:
+    """Why an account of energy has dashes: one sentence for each machine and account."""
+    found = []
+    for side in study.sides:
+        outcomes = [outcome for case in study.cases if (outcome := study.outcome(side, case))]
+        if any(bottom_up_j(outcome) != bottom_up_j(outcome) for outcome in outcomes):
+            found.append(f"Energy bottom up of {side.label} lacks prices: {'; '.join(_unknown(side))}.")
+        if lacking := _missing(_computing(side), "tdp_w"):
+            found.append(f"Energy by power of {side.label} lacks the `tdp_w` of {', '.join(lacking)}.")
+    return found
+
+
+def _unknown(side: Side) -> list[str]:
+    """What energy.yaml and the file do not say of the devices and links of a machine."""
+    devices, said = side.platform.devices.values(), []
+    asked: list[Callable[[], object]] = []
+    for device in devices:
+        if device.kind not in ("cpu", "ndp", "switch"):
+            asked += [partial(memory_pj_per_bit, device), partial(memory_pj_per_bit, device, True)]
+        asked += [partial(flop_pj, device, "bf16")] if device.peak_flop_per_s else []
+    asked += [partial(link_pj_per_bit, link) for link in side.platform.links]
+    for price in asked:
+        try:
+            price()
+        except EnergyUnknown as error:
+            said.append(str(error))
+    return said or ["`provenance.json` of a run says which"]
 
 
 def _both(study: Study, rival: Side, pick: Callable[[Side], list[Device]]) -> tuple[list[Device], list[Device]]:

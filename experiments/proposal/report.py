@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from experiments.proposal import pictures
 from experiments.proposal.cautions import cautions
 from experiments.proposal.designs_page import designs_lines
-from experiments.proposal.energy import ACCOUNTS, energies, per_dollar, per_watt, unsaid
+from experiments.proposal.energy import ACCOUNTS, energies, per_dollar, per_watt, unpriced, unsaid
 from experiments.proposal.intervals import intervals
 from experiments.proposal.page import html_page
 from experiments.proposal.sides import described
@@ -105,6 +105,9 @@ def _speed(study: Study) -> Iterator[str]:
         yield from table(["workload", "machine", "system", "time", "speed-up", *ACCOUNTS], rows, left=3)
         yield ""
         yield f"From `{RUNS}/{budget}/points.parquet`, which has all systems."
+    yield ""
+    for text in unpriced(study):
+        yield f"- {text}"
     yield ""
     yield from _equal(study)
 

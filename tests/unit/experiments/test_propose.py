@@ -17,7 +17,7 @@ from experiments.compose import CONF
 from experiments.proposal.breakeven import break_even
 from experiments.proposal.cases import Scope, cases
 from experiments.proposal.cautions import beyond, cautions, pins
-from experiments.proposal.energy import per_dollar, per_watt, unsaid
+from experiments.proposal.energy import per_dollar, per_watt, unpriced, unsaid
 from experiments.proposal.parameters import parameters
 from experiments.proposal.runs import Outcome, changed
 from experiments.proposal.sides import NEAR, RIVAL, UNITS, Side, sides
@@ -124,10 +124,21 @@ def test_at_equal_power_the_file_without_a_host_has_that_of_the_other() -> None:
     assert per_watt(made, rival) == pytest.approx((450 + host_w) / (450 + 10 + host_w))
     assert math.isnan(per_dollar(made, rival))
     cost, host = unsaid(made, rival)
-    assert cost.startswith(
-        "Equal cost: not compared with rtx_4090, as no `cost_usd` is stated for gpu0, module, cpu of"
-    )
+    assert "is stated for gpu0, module of box; gpu0, cpu, dram, ssd of rtx_4090." in cost
     assert host == "The file of box has no host CPU: here it is taken to have that of rtx_4090."
+
+
+def test_a_dash_in_the_energy_has_a_reason() -> None:
+    made = study(devices__near__process="", devices__near__tdp_w=0)
+    ran = {"prefill_tokens": 0, "decode_tokens": 4, "energy_bottom_up_j": None, "energy_by_power_j": 2.0}
+    for case in made.cases:
+        made.best["box", case.name, EQUAL] = "near_all"
+        made.systems["box", "near_all", case.name, EQUAL] = Outcome(ran, "", None, None)
+    priced, power = unpriced(made)
+    assert priced.startswith(
+        "Energy bottom up of box lacks prices: device 'near': what an operation in fp16 costs is not"
+    )
+    assert power == "Energy by power of box lacks the `tdp_w` of near."
 
 
 def test_at_equal_cost_the_speed_up_is_divided_by_what_the_machine_costs_more() -> None:
