@@ -129,11 +129,11 @@ def propose(
     if not any(study.outcome(study.box, case) for case in study.cases):
         errors = [outcome.error for key, outcome in study.systems.items() if key[0] == study.box.label]
         raise ConfigError(f"{box}: no system runs on it; the first said: {errors[0]}")
+    if searched is not None:  # before the long parts, as it may find no design
+        _designs(study, runs, *searched)
     _draws(study, runs)
     _sweep(study, runs)
     _map(study, runs)
-    if searched is not None:
-        _designs(study, runs, *searched)
     study.runs = runs.count
     write_report(study)
     return study
