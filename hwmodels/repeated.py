@@ -9,8 +9,8 @@ from hwmodels.errors import PlatformError
 
 
 def repeated_devices(devices: Any, where: str) -> Any:
-    """Devices with those of a `count` numbered from 0: `gpu` with count 2 becomes gpu0 and gpu1. A `memory` that ends in
-    * gets the same number: one die for each GPU.
+    """Devices with those of a `count` numbered from 0: `gpu` with count 2 becomes gpu0 and gpu1. A `memory` that ends
+    in * gets the same number: one die for each GPU.
 
     Raises PlatformError naming `where` and the field for a count that is none, or a name that is taken.
     """

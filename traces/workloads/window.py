@@ -17,8 +17,8 @@ def window(node: Any, prompt: np.ndarray, decode: np.ndarray, where: str) -> tup
     """Lengths, int64 [N], of the requests that a window of `steps` steps sees, where `in_flight` are always served.
 
     node: a mapping of these two. prompt, decode: lengths drawn for requests, int64 [more than N]. The first in_flight
-    are under way when it begins: request i has (i + 1/2) / in_flight of its answer, which count as its prompt. Where one
-    ends, the next begins in the step after, its prompt taking that step; the end of the window cuts all.
+    are under way when it begins: request i has (i + 1/2) / in_flight of its answer, which count as its prompt. Where
+    one ends, the next begins in the step after, its prompt taking that step; the end of the window cuts all.
     Raises WorkloadError, one sentence that begins with `where`, for a wrong node, or if there are too few requests.
     """
     right = isinstance(node, Mapping) and set(node) == set(KEYS) and all(type(node[key]) is int for key in KEYS)

@@ -1,7 +1,7 @@
 """Figures of claims about a batch that is always full, for `metric: {python: ...}` (docs/validation/claims.md).
 
-Their runs serve the requests of a window (key `window` of a request list, docs/workloads.md), whose first ones are under
-way when it begins: what these wait for their prompts comes before it.
+Their runs serve the requests of a window (key `window` of a request list, docs/workloads.md), whose first ones are
+under way when it begins: what these wait for their prompts comes before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def tokens_per_s(runs: Mapping[str, Run], of: str) -> float:
 
 
 def requests_per_s(runs: Mapping[str, Run], of: str, answer_tokens: float) -> float:
-    """Requests with so long an answer that a full batch ends in a second: more cannot come without a queue that grows."""
+    """Requests with so long an answer that a full batch ends in a second: if more come, the queue grows."""
     return tokens_per_s(runs, of) / answer_tokens
 
 

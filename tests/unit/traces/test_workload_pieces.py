@@ -285,7 +285,7 @@ def test_a_summary_counts_what_the_trace_did_not_record():
         ({"arrivals": {"rate_per_s": 1}}, "workload: 'arrivals' needs a 'kind', one of at_once,"),
         (
             {"decode_tokens": 0.0},
-            "workload: 'decode_tokens' must be one of trace, fixed, uniform, normal, lognormal, recorded, file, not 0.0.",
+            "workload: 'decode_tokens' must be one of trace, fixed, uniform, normal, lognormal, recorded, file, not 0",
         ),
         ({"decode_tokens": 10**30}, "workload: 'decode_tokens': parameter 'tokens' must be below 2^63"),
         (
