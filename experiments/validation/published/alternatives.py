@@ -19,8 +19,8 @@ def edap(unit: Sequence[str], op_per_byte: int, die_mm2: float, area_mm2: Sequen
     """Energy times delay times relative area of a product with so many vectors, J s.
 
     unit: platform and device, at its peak rates: delay = max(operations / peak, bytes of weights / bandwidth). Weights
-    are read once at its price per bit, and each operation costs its own. area_mm2: what the units add to a die, and what
-    room for each vector adds; both count relative to the die.
+    are read once at its price per bit, and each operation costs its own. area_mm2: what the units add to a die, and
+    what room for each vector adds; both count relative to the die.
     """
     device = _device(*unit)
     flops, size_bytes = 2.0 * WEIGHTS * op_per_byte, 2.0 * WEIGHTS

@@ -82,5 +82,5 @@ def test_a_unit_for_each_gpu_computes_from_the_memory_of_its_number():
     platform = Platform.from_mapping(node, "duplex_8.yaml")
     assert [platform.memory_of(f"logic_die{i}").name for i in range(8)] == [f"gpu{i}" for i in range(8)]
     node["devices"]["logic_die"]["count"] = 9
-    with pytest.raises(PlatformError, match="logic_die8.memory' must name a dram or gpu, got 'gpu8'"):
+    with pytest.raises(PlatformError, match=r"logic_die8\.memory' must name a dram or gpu, got 'gpu8'"):
         Platform.from_mapping(node, "duplex_8.yaml")
