@@ -109,7 +109,7 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "nasic": "NASiC",
         "pimoe": "PIMoE",
         "sieve": "Sieve",
-        "sieve_8": "8 × Sieve",  # noqa: RUF001
+        "sieve_4": "4 × Sieve",  # noqa: RUF001
         "stratum_l": "Stratum-L",
         "stratum_s": "Stratum-S",
         "trimoe": "TriMoE",
