@@ -31,8 +31,10 @@ def repeated_devices(devices: Any, where: str) -> Any:
         for number, name in enumerate(names):
             if name in found:
                 raise PlatformError(f"{where}: field 'devices.{key}' gives '{name}', which is there already.")
-            numbered = isinstance(memory, str) and memory.endswith("*")
-            found[name] = {**fields, "memory": f"{memory[:-1]}{number}"} if numbered else fields
+            if isinstance(memory, str) and memory.endswith("*"):
+                found[name] = {**fields, "memory": f"{memory[:-1]}{number}"}
+            else:
+                found[name] = fields
     return found
 
 

@@ -236,11 +236,8 @@ class Platform:
 
 def _named_devices(devices: Mapping[str, Any], where: str) -> dict[str, Device]:
     named = {}
-    alike: dict[str, Device] = {}  # what stands there word for word is read once
     for key, fields in devices.items():
-        if repr(fields) not in alike:
-            alike[repr(fields)] = strict(Device, fields, where, PlatformError, f"devices.{key}")
-        device = alike[repr(fields)]
+        device = strict(Device, fields, where, PlatformError, f"devices.{key}")
         if device.name not in ("", key):
             raise PlatformError(f"{where}: field 'devices.{key}.name' must be '{key}' or left out.")
         at = f"devices.{key}.read_bytes_per_s_table"
