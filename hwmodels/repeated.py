@@ -9,7 +9,8 @@ from hwmodels.errors import PlatformError
 
 
 def repeated_devices(devices: Any, where: str) -> Any:
-    """Devices with those of a `count` numbered from 0: `gpu` with count 2 becomes gpu0 and gpu1.
+    """Devices with those of a `count` numbered from 0: `gpu` with count 2 becomes gpu0 and gpu1. A `memory` that ends
+    in * gets the same number: one die for each GPU.
 
     Raises PlatformError naming `where` and the field for a count that is none, or a name that is taken.
     """
@@ -17,7 +18,7 @@ def repeated_devices(devices: Any, where: str) -> Any:
         return devices
     found: dict[str, Any] = {}
     for key, fields in devices.items():
-        names = [key]
+        names, memory = [key], None
         if isinstance(fields, Mapping) and "count" in fields:
             count = fields["count"]
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -26,10 +27,14 @@ def repeated_devices(devices: Any, where: str) -> Any:
                 )
             fields = {name: value for name, value in fields.items() if name != "count"}
             names = [f"{key}{number}" for number in range(count)]
-        for name in names:
+            memory = fields.get("memory")
+        for number, name in enumerate(names):
             if name in found:
                 raise PlatformError(f"{where}: field 'devices.{key}' gives '{name}', which is there already.")
-            found[name] = fields
+            if isinstance(memory, str) and memory.endswith("*"):
+                found[name] = {**fields, "memory": f"{memory[:-1]}{number}"}
+            else:
+                found[name] = fields
     return found
 
 

@@ -87,8 +87,9 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
     "platform": {
         "a100_host": "A100",
         "duplex": "Duplex device",
-        "duplex_4": "4 Duplex devices",
-        "duplex_bank_pim": "Bank-PIM device",
+        "duplex_8": "Duplex devices",
+        "duplex_bank_group_pim": "BankGroup-PIM device",
+        "duplex_bank_pim": "Bank-PIM devices",
         "monde": "MoNDE device",
         "t4_host": "T4",
         "dgx_v100": "8 × V100 32 GB",  # noqa: RUF001
@@ -108,6 +109,7 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "nasic": "NASiC",
         "pimoe": "PIMoE",
         "sieve": "Sieve",
+        "sieve_4": "4 × Sieve",  # noqa: RUF001
         "stratum_l": "Stratum-L",
         "stratum_s": "Stratum-S",
         "trimoe": "TriMoE",

@@ -34,6 +34,15 @@ def uniform(column: str, own: np.ndarray, rng: np.random.Generator, *, low: int,
     return rng.integers(low, high, size=len(own), endpoint=True)
 
 
+def normal(
+    column: str, own: np.ndarray, rng: np.random.Generator, *, mean: float, sd: float, low: int = 1, high: int = 10**6
+) -> np.ndarray:
+    """Normal with this mean and standard deviation, rounded, then kept from low to high."""
+    positive(mean=mean, sd=sd)
+    _ordered(low, high)
+    return np.clip(np.rint(rng.normal(mean, sd, len(own))), low, high).astype(np.int64)
+
+
 def lognormal(
     column: str, own: np.ndarray, rng: np.random.Generator, *, mean: float, cv: float, low: int = 1, high: int = 10**6
 ) -> np.ndarray:

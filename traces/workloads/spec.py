@@ -12,6 +12,7 @@ A mapping with the keys
                    it, or seconds by task, such as {anatomy: 1, astronomy: 5} (null, a task left out: as the run says)
     prefixes       shares by name, such as {chat: 3, code: 1}: the sequence with which each request begins is drawn
     prefix_tokens  its length in tokens, one for all or by name; of a shorter request, all of its prompt
+    window         {in_flight, steps}: of these requests those of a window (traces/workloads/window.py)
 
 A piece is {kind: name, parameters…}, or the name alone. Every piece draws from a generator of its own, so changing one
 leaves the others as they are.
@@ -37,11 +38,20 @@ from traces.workloads.requests import (
     followed,
     prompt_tokens_of,
 )
+from traces.workloads.window import window
 
 PREFIXES = ("prefixes", "prefix_tokens")
-KEYS = ("requests", "arrivals", "prompt_tokens", "decode_tokens", "tasks", "tenants", *SLOS, *PREFIXES)
+KEYS = ("requests", "arrivals", "prompt_tokens", "decode_tokens", "tasks", "tenants", *SLOS, *PREFIXES, "window")
 ARRIVALS = (arrivals.at_once, arrivals.poisson, arrivals.gamma, arrivals.recorded, arrivals.closed_loop)
-LENGTHS = (lengths.trace, lengths.fixed, lengths.uniform, lengths.lognormal, lengths.recorded, lengths.file)
+LENGTHS = (
+    lengths.trace,
+    lengths.fixed,
+    lengths.uniform,
+    lengths.normal,
+    lengths.lognormal,
+    lengths.recorded,
+    lengths.file,
+)
 MOST = 10_000_000  # requests
 _WORDS = {int: "a whole number", float: "a number", str: "text"}
 
@@ -81,6 +91,11 @@ def make_requests(
         node = {"kind": "fixed", "tokens": given} if type(given) is int else "trace" if given is None else given
         lengths_of_trace = np.array([own(info) for info in chosen], dtype=np.int64)
         made[key] = _piece(node, LENGTHS, f"{where}: '{key}'", key, lengths_of_trace, rng(key))
+    if spec.get("window") is not None:
+        parts = window(spec["window"], made["prompt_tokens"], made["decode_tokens"], f"{where}: 'window'")
+        made = dict(zip(made, parts, strict=True))
+        count = len(parts[0])
+        chosen = chosen[:count]
     arrivals_node = "at_once" if spec.get("arrivals") is None else spec["arrivals"]
     arrival_s, client, think_s = _piece(arrivals_node, ARRIVALS, f"{where}: 'arrivals'", count, rng("arrivals"))
     prefix = drawn("prefixes")

@@ -75,3 +75,12 @@ def test_a_unit_over_neither_home_nor_a_workers_memory_is_refused():
     other = {"kind": "dram", "memory_capacity_bytes": 1, "memory_read_bytes_per_s": "1 TB/s", "source": "made up"}
     with pytest.raises(PlatformError, match="'near' computes from 'other'; expected the home of the experts"):
         box(devices__other=other, devices__near__memory="other")
+
+
+def test_a_unit_for_each_gpu_computes_from_the_memory_of_its_number():
+    node = yaml.safe_load((CONF / "platform" / "duplex_8.yaml").read_text())
+    platform = Platform.from_mapping(node, "duplex_8.yaml")
+    assert [platform.memory_of(f"logic_die{i}").name for i in range(8)] == [f"gpu{i}" for i in range(8)]
+    node["devices"]["logic_die"]["count"] = 9
+    with pytest.raises(PlatformError, match=r"logic_die8\.memory' must name a dram or gpu, got 'gpu8'"):
+        Platform.from_mapping(node, "duplex_8.yaml")

@@ -72,6 +72,48 @@ def test_a_closed_loop_knows_only_the_first_arrival_of_each_client():
     assert drawn.std() == pytest.approx(1.5, rel=0.02)
 
 
+def test_normal_lengths_have_the_mean_and_the_deviation_asked_for_and_stay_between_the_ends():
+    spec = {"kind": "normal", "mean": 256, "sd": 100, "low": 14, "high": 498}  # 2.4 deviations either side
+    tokens = made(requests=COUNT, decode_tokens=spec).decode_tokens
+    assert tokens.mean() == pytest.approx(256, rel=4 * 0.4 / np.sqrt(COUNT))
+    assert tokens.std() == pytest.approx(100, rel=0.02)
+    assert (tokens.min(), tokens.max()) == (14, 498)
+
+
+def test_a_window_finds_every_place_taken_at_every_step_and_ends_for_all_at_once():
+    lengths = {"kind": "normal", "mean": 40, "sd": 15, "low": 2}
+    prompts = {"kind": "fixed", "tokens": 100}
+    drawn = made(requests=200, prompt_tokens=prompts, decode_tokens=lengths)
+    seen = made(requests=200, prompt_tokens=prompts, decode_tokens=lengths, window={"in_flight": 16, "steps": 60})
+    had = seen.prompt_tokens[:16] - 100  # of the answers of those that are under way
+    ages = had / drawn.decode_tokens[:16]
+    np.testing.assert_allclose(ages, (np.arange(16) + 0.5) / 16, atol=0.5)  # whole tokens
+    assert (seen.prompt_tokens[16:] == 100).all()
+    ends, begun = [0] * 16, 0
+    for row, tokens in enumerate(seen.decode_tokens):  # first come, first served, a step for a later request's prompt
+        ends.sort()
+        ends[0] += int(tokens) + (row >= 16)
+        begun += row >= 16
+    assert set(ends) <= {59, 60}  # one that ends a step before the end has no room for another
+    assert seen.decode_tokens.sum() + begun == sum(ends)
+    assert len(seen) == len(seen.task) == len(seen.arrival_s) < 200
+    assert len(made(requests=16, decode_tokens=100, window={"in_flight": 16, "steps": 5})) == 16 + 0
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ({"in_flight": 2}, "must be a mapping of in_flight and steps to whole numbers from 1, not"),
+        ({"in_flight": 0, "steps": 3}, "must be a mapping of in_flight and steps to whole numbers from 1, not"),
+        ({"in_flight": 4, "steps": 3}, "needs 4 requests or more, but there are 3."),
+        ({"in_flight": 2, "steps": 30}, "of 30 steps needs more than 3 requests."),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused_in_one_sentence(node, sentence):
+    with pytest.raises(WorkloadError, match=f"^workload: 'window' {sentence}"):
+        made(decode_tokens=8, window=node)
+
+
 def test_lognormal_lengths_have_the_mean_and_the_cv_asked_for():
     tokens = made(requests=COUNT, decode_tokens={"kind": "lognormal", "mean": 500, "cv": 0.8}).decode_tokens
     assert tokens.mean() == pytest.approx(500, rel=4 * 0.8 / np.sqrt(COUNT))
@@ -243,7 +285,7 @@ def test_a_summary_counts_what_the_trace_did_not_record():
         ({"arrivals": {"rate_per_s": 1}}, "workload: 'arrivals' needs a 'kind', one of at_once,"),
         (
             {"decode_tokens": 0.0},
-            "workload: 'decode_tokens' must be one of trace, fixed, uniform, lognormal, recorded, file, not 0.0.",
+            "workload: 'decode_tokens' must be one of trace, fixed, uniform, normal, lognormal, recorded, file, not 0",
         ),
         ({"decode_tokens": 10**30}, "workload: 'decode_tokens': parameter 'tokens' must be below 2^63"),
         (
