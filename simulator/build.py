@@ -303,7 +303,8 @@ class _Builder:
         parts = (scenario, self.ranks, owners, self.clock, self.fabric, self.wiring.lane, tasks)
         exchange = (
             make_exchange(
-                *parts, exchange_of(self.slices, Exchange if self.dispatch is None else self.dispatch.exchange)
+                *parts,
+                exchange_of(self.slices, self.pipeline, Exchange if self.dispatch is None else self.dispatch.exchange),
             )
             if several
             else None
@@ -626,7 +627,7 @@ class _Builder:
                 scenario, self.ranks, self.shares, rank, self.times, self.wiring.lane, exchange
             ),
             loop_order=make_loop_order(self.pipeline, scenario, self.routing, len(self.workers)),
-            slices=slice_costs(self.slices, rank, device),
+            slices=slice_costs(self.slices, rank, platform, self.pipeline, exchange),
         )
 
     def _forecaster(self) -> PredictionPolicy | None:

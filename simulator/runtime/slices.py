@@ -4,7 +4,7 @@ expert): what a worker holds, what its launches cost, and which workers a token 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,16 @@ class Slices:
         width = self.widths[:, :, rank].ravel()
         cut = -(-whole * width // self.model.expert_intermediate)
         return [int(size) for size in np.where(width > 0, cut, whole)]
+
+
+class LaunchCosts(Protocol):
+    """Launches of experts that are cut, and their work by phase: operations in `dtype`, bytes from and to memory."""
+
+    dtype: str
+    flops: list[float]
+    size_bytes: list[float]
+
+    def launch(self, prefill: bool, blobs: Sequence[int], tokens: Sequence[int]) -> Parts: ...
 
 
 class SliceCosts:

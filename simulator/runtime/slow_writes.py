@@ -17,8 +17,8 @@ def writes_slower(device: Device) -> bool:
 
 class SlowWrites(DenseCosts):
     """Dense costs, and for the keys and values of new tokens the time that writing takes longer than reading:
-    bytes x (1 / write rate - 1 / read rate), after the attention that reads them, and once the latency of a write, as all
-    of a layer's are under way at once. Activations are taken to stay in memory on the die."""
+    bytes x (1 / write rate - 1 / read rate), after the attention that reads them, and once the latency of a write, as
+    all of a layer are under way at once. Activations are taken to stay in memory on the die."""
 
     def __init__(self, model: ModelSpec, device: Device) -> None:
         super().__init__(model, device)

@@ -32,7 +32,7 @@ from simulator.runtime.path import Path
 from simulator.runtime.processed import Processed
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
-from simulator.runtime.slices import SliceCosts
+from simulator.runtime.slices import LaunchCosts
 from simulator.runtime.stages import Stages
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Worker(Stream):
         forecaster: PredictionPolicy | None = None,
         move_ps_per_byte: float = 0.0,
         loop_order: LoopOrder | None = None,
-        slices: SliceCosts | None = None,
+        slices: LaunchCosts | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name

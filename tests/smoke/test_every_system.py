@@ -65,7 +65,7 @@ def test_every_system_runs_on_every_kind_of_machine_or_says_why_not(system: str,
             reason = f"needs a host CPU beside the worker; platform {name} has none."
         elif len(machine.workers) > 1 and wants_one_worker(made):
             reason = "one worker"
-        elif made["policy/placement"] == "balanced_slices" and len(machine.workers) > 1:
+        elif len(machine.workers) > 1 and {"balanced_slices", "expert_streaming"} & set(made.values()):
             reason = "expected workers without kernel models"
         elif wants_units(made):
             reason = "ndp"

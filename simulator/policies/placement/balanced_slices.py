@@ -10,7 +10,7 @@ class BalancedSlices(PopularFirst):
     """Cuts experts over workers, hot ones over more of them, so that what they compute and receive ends first (HD-MoE).
 
     HD-MoE (ICCAD 2025, arXiv 2509.09420): minimises t_comp + 2 gamma t_comm of each layer over shares P_ic of expert i
-    on worker c; t_comp is the most that a worker computes, t_comm the most tokens that reach one. There by mixed-integer
+    on worker c; t_comp is the most that a worker computes, t_comm the most tokens that reach one. There by integer
     programming on how often experts are chosen together; here each of several candidates (`candidates`) is counted on
     requests that are not served, `step_tokens` of their tokens at a time, and the best one stays. Its search for
     positions on the mesh, and its broadcasts ahead, are not here.

@@ -114,7 +114,7 @@ def test_a_processor_with_matrix_units_runs_experts_no_faster_than_was_measured(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gpu_with_memory_of_its_own_has_a_host_and_one_that_shares_it_has_none(name):
     platform = load(name)
-    if platform.units or platform.workers == ("fpga",) or name in (*FLASH, "h100_x4_ddr5", "hd_moe"):
+    if platform.units or platform.workers == ("fpga",) or name in (*FLASH, "fse_dp", "h100_x4_ddr5", "hd_moe"):
         pytest.skip("a proposed device or an accelerator, whose publication describes no host")
     gpus = [worker for worker in platform.workers if platform.devices[worker].kind == "gpu"]
     shared = "ssd" in platform.devices and any(platform.hops("ssd", gpu) == [("ssd", gpu)] for gpu in gpus)

@@ -135,6 +135,7 @@ def test_the_host_memory_of_every_shipped_platform_is_of_a_known_kind_or_lpddr4_
             "hbf",
             "hbf_plus",
             "hbm4",
+            "fse_dp",
             "hd_moe",
         ),
         *("pimoe", "sieve", "stratum_s"),
