@@ -392,7 +392,7 @@ class _Builder:
         platform, model = self.scenario.platform, self.pool
         home = platform.device(platform.home)
         bank = len(self.layer_bytes) * model.experts
-        copies = range(len(self.precision.bits))
+        copies = range(1 if self.precision.nested else len(self.precision.bits))
         total = self.shares.slices * sum(
             self.sizes[bank * level + blob]
             for blob in range(bank)

@@ -316,7 +316,7 @@ class Worker(Stream):
             self.adapter.expect(guesses)
             if self._levels > 1:
                 guesses = [self.adapter.home[blob] for blob in guesses]
-                self.processed.expert_bytes[record.prefill] += sum([tier.sizes[blob] for blob in blobs])
+                self.processed.expert_bytes[record.prefill] += sum([self.adapter.read_bytes(blob) for blob in blobs])
         if tokens is not None:
             self.processed.shared_tokens[record.prefill] += sum(tokens.values()) - len(blobs)
         pins, view = tier.pins, tier.view
@@ -460,7 +460,7 @@ class Worker(Stream):
                 if tokens is not None:
                     if extra and transfer.blob not in tokens:
                         continue
-                    row = transfer.blob // self._experts_per_layer
+                    row = self._row(transfer.blob)
                     duration, split = self._launch(row, (transfer.blob,), tokens)
                 t += duration
                 busy += duration
@@ -592,7 +592,7 @@ class Worker(Stream):
             rows[blobs[0] // self._experts_per_layer] = blobs
         else:
             for blob in blobs:
-                row = blob // self._experts_per_layer
+                row = self._row(blob)
                 rows[row] = [*rows.get(row, ()), blob]
         for row, some in rows.items():
             duration, split = self._launch(row, some, tokens)
@@ -600,6 +600,9 @@ class Worker(Stream):
             self.path.ends.append(t)
             self.path.parts.append(split)
         return t
+
+    def _row(self, blob: int) -> int:
+        return self.adapter.row(blob) if self.adapter is not None else blob // self._experts_per_layer
 
     def _launch(self, row: int, blobs: Sequence[int], tokens: dict[int, int] | None) -> Parts:
         """What experts of `row` that are here take as one launch."""
