@@ -7,7 +7,10 @@ from hwmodels import Platform, PlatformError, operators, time_s
 
 CONF = Path(__file__).parents[3] / "experiments/conf/platform"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-PROPOSED = ("a3d_moe", "flash_conv", "flash_conv_plus", "fse_dp", "h100_x4_ddr5", "hbf", "hbf_plus", "hbm4", "hd_moe")
+PROPOSED = (
+    *("a3d_moe", "elmoe_3d", "flash_conv", "flash_conv_plus", "fse_dp", "h100_x4_ddr5", "hbf", "hbf_plus", "hbm4"),
+    "hd_moe",
+)
 
 
 def load(name):
