@@ -16,9 +16,9 @@ def tokens_per_round(drafts: int, acceptance: float) -> float:
 
 
 def speed_up(runs: dict[str, Any], drafts: int, acceptance: float) -> float:
-    """Tokens per second of rounds over those of plain decoding: runs `plain` and `draft` decode a batch, a token of
-    each request in a step; `check` one that is 1 + drafts times as large, which stands for a pass over the drafted tokens.
-    As its tokens are of other requests they share fewer experts than those of one would."""
+    """Tokens per second of rounds over those of plain decoding. Runs `plain` and `draft` decode a batch, a token of
+    each request in a step; `check` decodes one that is 1 + drafts times as large, which stands for a pass over drafted
+    tokens: as its tokens are of other requests, they share fewer experts than those of one would."""
     step_s = {name: run.summary["tpot_mean_s"] for name, run in runs.items()}
     round_s = drafts * step_s["draft"] + step_s["check"]
     return tokens_per_round(drafts, acceptance) * step_s["plain"] / round_s
