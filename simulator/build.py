@@ -415,7 +415,8 @@ class _Builder:
         dense = self.shares.dense_bytes(place.stage) * scenario.tenants.count
         workspace = settings.workspace_bytes * scenario.tenants.engines + self.reserved_bytes
         mine = self.mine[rank]
-        own = sum(size for blob, size in enumerate(self._sizes(rank)) if mine[blob % len(mine)])
+        kept = self._sizes(rank)[: len(mine) if self.precision.nested else None]
+        own = sum(size for blob, size in enumerate(kept) if mine[blob % len(mine)])
         if self.scheduling.lockstep:
             kv = max(
                 sum(self.shares.kv_bytes(length, place.stage) for length in lengths[place.group :: groups])

@@ -104,7 +104,8 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "h100_x4_ssd": "4 × H100, SSD",  # noqa: RUF001
         "a3d_moe": "A3D-MoE",
         "elmoe_3d": "ELMoE-3D",
-        "fse_dp": "FSE-DP chiplets",
+        "fse_dp": "FSE-DP, 4 chiplets",
+        "fse_dp_16": "FSE-DP, 16 chiplets",
         "flash_conv": "conventional flash",
         "flash_conv_plus": "conventional flash+",
         "hbf": "HBF",

@@ -39,6 +39,11 @@ class Adapter:
         """Whether what a layer asks for depends on what is in memory, so that the plan does not tell it."""
         return self._gating.chooses or self._precision.by_score
 
+    @property
+    def nested(self) -> bool:
+        """Whether there is one copy of an expert, of which parts are read."""
+        return self._precision.nested
+
     def _level(self, layer: int, expert: int) -> int:
         level = self._precision.level(layer, expert)
         if not 0 <= level < self._levels:

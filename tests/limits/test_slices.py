@@ -76,6 +76,8 @@ def test_a_worker_holds_and_takes_its_columns_share() -> None:
         Workload(batch_size=2),
     )
     first, second = (worker.tier.sizes for worker in found.run.workers)
+    devices = found.devices.set_index("device")
+    assert devices.memory_peak_bytes["dram"] == 3 * EXPERT_BYTES
     assert (first[0], second[0]) == (EXPERT_BYTES * 3 // 4, EXPERT_BYTES // 4)
     work = operators.expert(2, HIDDEN, WIDTH * 3 // 4, 3, EXPERT_BYTES * 3 // 4, "bf16")
     apart = found.run.workers[0].slices.launch(False, (0,), (2,))

@@ -7,8 +7,8 @@ from hwmodels import Platform, PlatformError, operators, time_s
 
 CONF = Path(__file__).parents[3] / "experiments/conf/platform"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-PROPOSED = {"a3d_moe", "elmoe_3d", "flash_conv", "flash_conv_plus", "fse_dp", "h100_x4_ssd", "h100_x32_ssd", "hbf"}
-PROPOSED |= {"hbf_plus", "hbm4", "hd_moe"}
+PROPOSED = {"a3d_moe", "elmoe_3d", "flash_conv", "flash_conv_plus", "fse_dp", "fse_dp_16", "h100_x4_ssd"}
+PROPOSED |= {"h100_x32_ssd", "hbf", "hbf_plus", "hbm4", "hd_moe"}
 
 
 def load(name):

@@ -31,6 +31,7 @@ def test_the_lighter_expert_of_a_token_is_read_at_half_its_bytes() -> None:
         assert (after.hits, after.loads) == (2, 0)
     tier = found.run.tiers[0]
     assert sum(tier.sizes[blob] for blob, slot in enumerate(tier.slots) if slot is not None) == 4 * EXPERT_BYTES
+    assert found.run.memories[0].cache_bytes == 4 * EXPERT_BYTES
     assert found.run.workers[0].processed.expert_bytes[0] == 2 * (EXPERT_BYTES + EXPERT_BYTES // 2)
     assert found.summary["low_precision_weight_share"] == pytest.approx((0.3 + 0.4) / 2)
 
