@@ -1,11 +1,11 @@
 """Experts whose micro-slices stream from the workers' memories and circulate over all of them (FSE-DP).
 
 arXiv 2603.27624; rounds are our reading of it. In one, each of n workers brings a slice of s bytes of the same expert
-from its own memory, the n slices then pass every worker along a ring, and each worker computes each slice for its own
-tokens. With the times
+from its own memory, the n slices then pass every worker along a ring, half of the others in either direction, and each
+worker computes each slice for its own tokens. With the times
 
     load     s / rate of the memory; of an expert's first round also the vectors of the busiest worker's tokens
-    move     (n - 1) (s / rate of a link + its latency)
+    move     (n - 1) / 2 · (s / rate of a link in one direction + its latency)
     compute  n s / size of the expert · operations of the worker with most tokens / its peak
 
 round r is loaded when round r - 1 is and its room on chip is free, and moves and computes behind round r - 1:
@@ -117,7 +117,7 @@ class CirculatingCosts:
             some = min(size, part_bytes - first)
             read = some + (0 if first else tokens * self._vector_bytes)
             load_s = read / self._memory_bytes_per_s
-            move_s = (self._workers - 1) * (some / rate + latency_s)
+            move_s = (self._workers - 1) / 2 * (some / rate + latency_s)
             compute_s = some / part_bytes * tokens * self._flops / self._flop_per_s
             found.append((round(load_s * PS_PER_S), round(move_s * PS_PER_S), round(compute_s * PS_PER_S)))
         return found

@@ -49,9 +49,9 @@ def test_one_expert_streams_from_all_memories_at_once() -> None:
     assert streamed_s == pytest.approx((EXPERT_BYTES / 4 + VECTORS) / 1e9, rel=1e-3)
 
 
-def test_slow_links_bind_with_three_quarters_of_an_expert() -> None:
+def test_slow_links_bind_with_three_quarters_of_an_expert_half_in_each_direction() -> None:
     took_s = layer_s(chips(memory=1e12, link=1e8), [0] * 4)
-    assert took_s == pytest.approx(3 * (EXPERT_BYTES / 4) / 1e8, rel=0.01)
+    assert took_s == pytest.approx(3 / 2 * (EXPERT_BYTES / 4) / 1e8, rel=0.01)
 
 
 def test_slow_arithmetic_binds_with_the_tokens_of_the_busiest_chiplet() -> None:
