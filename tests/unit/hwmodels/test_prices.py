@@ -126,5 +126,5 @@ def test_the_host_memory_of_every_shipped_platform_is_of_a_known_kind_or_lpddr4_
         platform = Platform.from_mapping(shipped("platform", path.stem))
         without += [path.stem for d in platform.devices.values() if d.kind == "dram" and not memory_technology(d)]
     proposed = {"a3d_moe", "duplex", "duplex_4", "duplex_bank_pim", "flash_conv", "flash_conv_plus", "fse_dp"}
-    proposed |= {"fse_dp_16", "hbf", "hbf_plus", "hbm4", "hd_moe", "pimoe", "sieve", "stratum_s"}
+    proposed |= {"fse_dp_16", "hbf", "hbf_plus", "hbm4", "hd_moe", "pimoe", "sieve", "stratum_l", "stratum_s"}
     assert [name for name in without if name not in proposed] == ["raspberry_pi_4"]
