@@ -29,7 +29,10 @@ from hwmodels.spec import Platform
 
 SPREAD = {"measured": 0.03, "fitted": 0.05, "datasheet": 0.0, "published": 0.05, "assumed": 0.2}
 _FIELDS = {
-    "gpu": ("peak_flop_per_s", "memory_read_bytes_per_s", "internal_bytes_per_s", "launch_overhead_s"),
+    "gpu": (
+        *("peak_flop_per_s", "memory_read_bytes_per_s", "internal_bytes_per_s", "memory_write_latency_s"),
+        "launch_overhead_s",
+    ),
     "cpu": ("peak_flop_per_s", "launch_overhead_s"),
     "ndp": ("peak_flop_per_s", "memory_read_bytes_per_s", "reuse_flop_per_byte", "launch_overhead_s"),
     "dram": ("memory_read_bytes_per_s", "internal_bytes_per_s"),

@@ -85,6 +85,7 @@ class Device:
     memory_read_bytes_per_s: float = 0.0
     memory_write_bytes_per_s: float = 0.0
     memory_latency_s: float = 0.0
+    memory_write_latency_s: float = 0.0
     internal_bytes_per_s: float = 0.0
     regions: int = 0
     tier_bytes_per_s: list[float] = field(default_factory=list)
@@ -188,6 +189,8 @@ def check_device(device: Device, where: str) -> None:
     if device.memory and device.kind not in ("cpu", "ndp"):
         raise PlatformError(f"{at}.memory' is only for a cpu or ndp; a {device.kind} has its own.")
     check_near_memory(device, at)
+    if device.memory_write_latency_s and device.kind != "gpu":
+        raise PlatformError(f"{at}.memory_write_latency_s' is only for a gpu, not a {device.kind}.")
     if (device.data_pins or device.pin_rate_hz) and device.kind not in ("gpu", "dram"):
         raise PlatformError(f"{at}.data_pins' and 'pin_rate_hz' are only for a gpu or dram, not a {device.kind}.")
     if bool(device.data_pins) != bool(device.pin_rate_hz):
@@ -208,6 +211,7 @@ def check_device(device: Device, where: str) -> None:
         "memory_read_bytes_per_s",
         "memory_write_bytes_per_s",
         "memory_latency_s",
+        "memory_write_latency_s",
         "internal_bytes_per_s",
         "regions",
         "macs",

@@ -37,6 +37,7 @@ from simulator.build_layout import (
     task_graph,
 )
 from simulator.build_near import check_units, decode_unit, make_units
+from simulator.build_slices import exchange_of, make_slices, slice_costs
 from simulator.energy.carbon import read_intensity
 from simulator.engine import Clock, Fabric, to_ps
 from simulator.plan import Plan, Step
@@ -279,7 +280,10 @@ class _Builder:
             raise ScenarioError(
                 f"policy/placement names worker {int(owners.max())}; the platform has workers 0 to {count - 1}."
             )
+        self.slices = make_slices(scenario, self.ranks, placement, self.pipeline, self.row_bytes)
         self.mine = owned(self.ranks, owners)
+        if self.slices is not None:
+            self.mine = [self.slices.held(rank) for rank in range(len(self.workers))]
         self._check_home()
         tasks = task_graph(self.pipeline, layers, self.ranks)
         decides = self.gating.chooses or not isinstance(self.precision, AsStored)
@@ -298,7 +302,12 @@ class _Builder:
         several = len(self.workers) > 1
         parts = (scenario, self.ranks, owners, self.clock, self.fabric, self.wiring.lane, tasks)
         exchange = (
-            make_exchange(*parts, Exchange if self.dispatch is None else self.dispatch.exchange) if several else None
+            make_exchange(
+                *parts,
+                exchange_of(self.slices, self.pipeline, Exchange if self.dispatch is None else self.dispatch.exchange),
+            )
+            if several
+            else None
         )
         self.times = collective_times(scenario, self.ranks, self.shares)
         tiers, workers = [], []
@@ -383,7 +392,7 @@ class _Builder:
         platform, model = self.scenario.platform, self.pool
         home = platform.device(platform.home)
         bank = len(self.layer_bytes) * model.experts
-        copies = range(len(self.precision.bits))
+        copies = range(1 if self.precision.nested else len(self.precision.bits))
         total = self.shares.slices * sum(
             self.sizes[bank * level + blob]
             for blob in range(bank)
@@ -406,7 +415,8 @@ class _Builder:
         dense = self.shares.dense_bytes(place.stage) * scenario.tenants.count
         workspace = settings.workspace_bytes * scenario.tenants.engines + self.reserved_bytes
         mine = self.mine[rank]
-        own = sum(size for blob, size in enumerate(self.sizes) if mine[blob % len(mine)])
+        kept = self._sizes(rank)[: len(mine) if self.precision.nested else None]
+        own = sum(size for blob, size in enumerate(kept) if mine[blob % len(mine)])
         if self.scheduling.lockstep:
             kv = max(
                 sum(self.shares.kv_bytes(length, place.stage) for length in lengths[place.group :: groups])
@@ -457,7 +467,11 @@ class _Builder:
             partitions += some * layers if len(some) == 1 else some
         if shares is None:
             partitions *= len(self.precision.bits)
-        return Tier(name, self.sizes, partitions, layers, staging)
+        return Tier(name, self._sizes(rank), partitions, layers, staging)
+
+    def _sizes(self, rank: int) -> list[int]:
+        """Bytes of each blob on a worker."""
+        return self.sizes if self.slices is None else self.slices.sizes(rank)
 
     def _partitions(
         self, rank: int, slots: SlotsPolicy, budget_bytes: int, sizes: list[int], first: int
@@ -614,6 +628,7 @@ class _Builder:
                 scenario, self.ranks, self.shares, rank, self.times, self.wiring.lane, exchange
             ),
             loop_order=make_loop_order(self.pipeline, scenario, self.routing, len(self.workers)),
+            slices=slice_costs(self.slices, rank, platform, self.pipeline, exchange),
         )
 
     def _forecaster(self) -> PredictionPolicy | None:

@@ -153,7 +153,7 @@ def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
         elif device.kind == "dram" and rank is None and name in {platform.memory_of(w).name for w in run.ranks.gpus}:
             peak = peak_bytes(run, 0)
         elif name == platform.home:
-            peak = sum(run.tiers[0].sizes) * (run.ranks.layout.moe_tp if run.ranks.layout is not None else 1)
+            peak = _experts_bytes(run)
         rows.append(
             {
                 "device": name,
@@ -166,6 +166,16 @@ def device_rows(run: Run, total_s: float) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _experts_bytes(run: Run) -> int:
+    """Bytes of all experts where they lie at the start, whole, at every precision of which there is a copy."""
+    sizes, adapter = run.tiers[0].sizes, run.workers[0].adapter
+    if adapter is not None and adapter.nested:
+        sizes = sizes[: len(run.layer_expert_bytes) * run.scenario.model.experts]
+    if run.workers[0].slices is not None:
+        return sum(run.layer_expert_bytes) * (len(sizes) // len(run.layer_expert_bytes))
+    return sum(sizes) * (run.ranks.layout.moe_tp if run.ranks.layout is not None else 1)
 
 
 def link_rows(lanes: Iterable[Lane], total_s: float) -> list[dict[str, Any]]:

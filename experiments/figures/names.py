@@ -103,7 +103,16 @@ NAMES: dict[str, dict[str, str]] = {  # column -> choice -> its name, where its 
         "gddr6_aim": "GDDR6-AiM",
         "h100_x32_ssd": "32 × H100, SSD",  # noqa: RUF001
         "h100_x4_ssd": "4 × H100, SSD",  # noqa: RUF001
+        "a3d_moe": "A3D-MoE",
+        "elmoe_3d": "ELMoE-3D",
+        "fse_dp": "FSE-DP, 4 chiplets",
+        "fse_dp_16": "FSE-DP, 16 chiplets",
+        "flash_conv": "conventional flash",
+        "flash_conv_plus": "conventional flash+",
+        "hbf": "HBF",
         "hbf_plus": "HBF+",
+        "hbm4": "HBM4",
+        "hd_moe": "HD-MoE mesh",
         "hbm_pim": "HBM-PIM",
         "lpddr5x_pim": "LPDDR5X-PIM",
         "nasic": "NASiC",

@@ -76,7 +76,11 @@ def dense_work(worker: Worker) -> Iterator[Done]:
 def expert_work(worker: Worker) -> Iterator[Done]:
     """Routed experts: of one GPU; of the host CPU for all GPUs for which the worker stands, without their weights; of
     units near memory, without any bytes. What is left out their lanes have counted."""
-    processed, cpu, tier = worker.processed, worker.cpu, worker.tier
+    processed, cpu, tier, slices = worker.processed, worker.cpu, worker.tier, worker.slices
+    if slices is not None:
+        for phase in (0, 1):
+            yield Done("experts", phase, slices.dtype, slices.flops[phase], slices.size_bytes[phase])
+        return
     dtype, flops, activation_bytes = _expert(processed.model)
     experts = len(tier.sizes) // len(tier.partitions)
     layer_bytes = tier.sizes[: tier.layers * experts : experts]

@@ -32,11 +32,17 @@ class Adapter:
         self.home = [blob + self._bank * self._level(blob // experts, blob % experts) for blob in range(self._bank)]
         self.lost = [[[0.0, 0.0, 0.0] for _ in range(tier.layers)] for _ in range(2)]
         self._guessed: Sequence[int] = ()
+        self._read: dict[int, int] = {}  # blob of the running layer -> level at which it is read, if nested
 
     @property
     def by_residency(self) -> bool:
         """Whether what a layer asks for depends on what is in memory, so that the plan does not tell it."""
         return self._gating.chooses or self._precision.by_score
+
+    @property
+    def nested(self) -> bool:
+        """Whether there is one copy of an expert, of which parts are read."""
+        return self._precision.nested
 
     def _level(self, layer: int, expert: int) -> int:
         level = self._precision.level(layer, expert)
@@ -46,6 +52,14 @@ class Adapter:
                 f" {self._levels - 1}."
             )
         return level
+
+    def row(self, blob: int) -> int:
+        """level * layers + layer of what is read of a blob when it runs."""
+        return blob // self._experts + self._tier.layers * self._read.get(blob, 0)
+
+    def read_bytes(self, blob: int) -> int:
+        """Bytes of it that are read when it runs."""
+        return self._tier.sizes[self.row(blob) * self._experts]
 
     def expect(self, guesses: Sequence[int]) -> None:
         """What the prediction named after the layer that has just run."""
@@ -106,6 +120,10 @@ class Adapter:
             if len(wanted) != len(blobs):
                 raise PolicyError(f"policy/precision wants {len(wanted)} levels for {len(blobs)} experts.")
             chosen = []
+            if self._precision.nested:
+                self._read = dict(zip(blobs, wanted, strict=True))
+                lost[LOW] += sum(share.get(blob - begin, 0.0) for blob, level in self._read.items() if level)
+                return tokens
             for blob, level in zip(blobs, wanted, strict=True):
                 here = [blob + bank * n for n in range(min(level + 1, self._levels)) if slots[blob + bank * n]]
                 if here:

@@ -97,12 +97,10 @@ class Exchange:
         GPU sends itself, none."""
         sizes = self._message_bytes.get(number)
         if sizes is None:
-            ranks, layers = self._ranks, np.arange(len(self._owners))[None, :, None]
+            ranks = self._ranks
             counts = np.zeros((len(self._owners), ranks.groups, ranks.parts), dtype=np.int64)
             for slot, rows in zip(step.block.slots, step.rows, strict=True):
-                owners = np.where(rows >= 0, self._owners[layers, np.maximum(rows, 0)], -1)
-                for part in range(ranks.parts):
-                    counts[:, slot % ranks.groups, part] += (owners == part).any(axis=2).sum(axis=0)
+                counts[:, slot % ranks.groups] += self.visits(rows)
             places = ranks.places[: self._width]
             pairs = counts[:, [place.group for place in places]][:, :, [place.part for place in places]]
             times = np.full((self._width, self._width), ranks.each) - np.eye(self._width, dtype=np.int64)
@@ -111,6 +109,12 @@ class Exchange:
             tp = ranks.layout.tp if ranks.layout is not None else 1
             sizes = self._message_bytes[number] = (-(-pairs * times * self._hidden_bytes // tp)).tolist()
         return sizes
+
+    def visits(self, rows: np.ndarray) -> np.ndarray:
+        """How many of some tokens, experts [tokens, layers, top-k], have an expert of each part, [layers, parts]."""
+        owners = np.where(rows >= 0, self._owners[np.arange(rows.shape[1])[None, :, None], np.maximum(rows, 0)], -1)
+        parts = [(owners == part).any(axis=2).sum(axis=0) for part in range(self._ranks.parts)]
+        return np.stack(parts, axis=1)
 
     def busiest_bytes(self, number: int, step: Step) -> list[int]:
         """For each layer of step `number`, what the busiest GPU sends to experts, or receives for its own."""

@@ -32,6 +32,7 @@ from simulator.runtime.path import Path
 from simulator.runtime.processed import Processed
 from simulator.runtime.record_log import RecordLog
 from simulator.runtime.recorder import Recorder
+from simulator.runtime.slices import LaunchCosts
 from simulator.runtime.stages import Stages
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class Worker(Stream):
     what its cache costs: ps per look-up of a layer and ps per evicted byte; `framework_ps` what its software
     adds to every routed layer. `adapter` changes what a layer asks for, `routing` shows what the router said;
     `swap_lanes` carry KV cache from and to host memory; `forecaster` is a prediction that is asked in every layer;
-    `move_ps_per_byte` the time of a copy within its memory; `loop_order` says how often weights are read in a layer.
+    `move_ps_per_byte` the time of a copy within its memory; `loop_order` says how often weights are read in a layer;
+    `slices` what its launches cost where experts are cut unequally.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Worker(Stream):
         forecaster: PredictionPolicy | None = None,
         move_ps_per_byte: float = 0.0,
         loop_order: LoopOrder | None = None,
+        slices: LaunchCosts | None = None,
     ) -> None:
         super().__init__(clock, fabric, rank)
         self.name = name
@@ -150,7 +153,7 @@ class Worker(Stream):
         self._routing = routing
         self._swap_lanes = swap_lanes
         self._forecaster, self._move_ps_per_byte = forecaster, move_ps_per_byte
-        self.loop_order = loop_order
+        self.loop_order, self.slices = loop_order, slices
         self.stages: Stages | None = None  # where several steps are under way at once
         self.stretches: Stretches | WorkerStretches | None = None
         tier.view.routing = routing
@@ -313,7 +316,7 @@ class Worker(Stream):
             self.adapter.expect(guesses)
             if self._levels > 1:
                 guesses = [self.adapter.home[blob] for blob in guesses]
-                self.processed.expert_bytes[record.prefill] += sum([tier.sizes[blob] for blob in blobs])
+                self.processed.expert_bytes[record.prefill] += sum([self.adapter.read_bytes(blob) for blob in blobs])
         if tokens is not None:
             self.processed.shared_tokens[record.prefill] += sum(tokens.values()) - len(blobs)
         pins, view = tier.pins, tier.view
@@ -457,8 +460,8 @@ class Worker(Stream):
                 if tokens is not None:
                     if extra and transfer.blob not in tokens:
                         continue
-                    row = transfer.blob // self._experts_per_layer
-                    duration, split = self._costs.together(row, self._served((transfer.blob,), tokens))
+                    row = self._row(transfer.blob)
+                    duration, split = self._launch(row, (transfer.blob,), tokens)
                 t += duration
                 busy += duration
                 ends.append(t)
@@ -584,18 +587,29 @@ class Worker(Stream):
 
     def _run(self, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
         """Run experts of one layer that are here, those of one precision as one launch; returns when the last ends."""
-        rows: dict[int, list[int]] = {}
+        rows: dict[int, Sequence[int]] = {}
         if self._levels == 1:
-            rows[blobs[0] // self._experts_per_layer] = self._served(blobs, tokens)
+            rows[blobs[0] // self._experts_per_layer] = blobs
         else:
             for blob in blobs:
-                rows.setdefault(blob // self._experts_per_layer, []).append(tokens[blob] if tokens else 1)
-        for row, served in rows.items():
-            duration, split = self._costs.together(row, served)
+                row = self._row(blob)
+                rows[row] = [*rows.get(row, ()), blob]
+        for row, some in rows.items():
+            duration, split = self._launch(row, some, tokens)
             t += duration
             self.path.ends.append(t)
             self.path.parts.append(split)
         return t
+
+    def _row(self, blob: int) -> int:
+        return self.adapter.row(blob) if self.adapter is not None else blob // self._experts_per_layer
+
+    def _launch(self, row: int, blobs: Sequence[int], tokens: dict[int, int] | None) -> Parts:
+        """What experts of `row` that are here take as one launch."""
+        served = self._served(blobs, tokens)
+        if self.slices is not None:
+            return self.slices.launch(self.record.prefill, blobs, served)
+        return self._costs.together(row, served)
 
     def _served(self, blobs: Sequence[int], tokens: dict[int, int] | None) -> list[int]:
         """Tokens of each time that the weights of these experts of a layer are read: once, but for a loop order."""

@@ -17,6 +17,7 @@ from hwmodels import Platform
 
 KINDS = ("rtx_3060", "oneplus_15r", "two_rtx_3090")  # of machines; all systems run on the first
 CHOSEN = {system: chosen([f"system={system}"]) for system in choices()["system"]}
+BY_SCORE = ("by_gate_score", "read_by_score")
 TINY = ("model=tiny_moe", "trace=tiny_moe", "cache_gib=0.012", "workload.max_decode_tokens=4", "reference=false")
 MODELS = {
     "gemma_4_26b_a4b_phone": "gemma_4_26b_a4b",
@@ -65,6 +66,8 @@ def test_every_system_runs_on_every_kind_of_machine_or_says_why_not(system: str,
             reason = f"needs a host CPU beside the worker; platform {name} has none."
         elif len(machine.workers) > 1 and wants_one_worker(made):
             reason = "one worker"
+        elif len(machine.workers) > 1 and {"balanced_slices", "expert_streaming"} & set(made.values()):
+            reason = "expected workers without kernel models"
         elif wants_units(made):
             reason = "ndp"
         elif made["policy/pipeline"] == "micro_batches" and machine.device(machine.workers[0]).kind != "gpu":
@@ -86,9 +89,9 @@ def test_every_system_runs_on_a_second_model(system: str, tmp_path: Path) -> Non
     common = (f"system={system}", f"platform={platform}", "workload.max_decode_tokens=2", "reference=false")
     code, err = smoke(tmp_path, *common, "model=gpt_oss_20b", "trace=gpt_oss_20b", "cache_gib=4")
     if code:
-        assert any(word in err for word in ("needs the router's", "look", "guess")), err
+        assert any(word in err for word in ("needs the router's", "look", "guess", "expected fewer")), err
         mixtral = ("model=mixtral_8x7b_hqq_4bit", "trace=mixtral_8x7b", "trace.probabilities=true", "cache_gib=8")
-        low = ["policy.precision.low_bits=3.12"] if CHOSEN[system]["policy/precision"] == "by_gate_score" else []
+        low = ["policy.precision.low_bits=3.12"] if CHOSEN[system]["policy/precision"] in BY_SCORE else []
         code, err = smoke(tmp_path, *common, *mixtral, *low)  # low precision is below the 4.35 bits of this model
     assert (code, err) == (0, "")
 

@@ -18,11 +18,14 @@ class PrecisionPolicy(Policy):
                             in order of access) the level that is good enough, len(bits): not worth a load.
                             An expert that is here, or coming, at that level or a better one is used as it is.
                             Needs a platform of one worker.
+    nested   a worse level is a part of the bytes of a better one: experts are kept and loaded at level 0 alone, and
+             `wanted` says how much of them is read when they run; only if `by_score`
     """
 
     bits: Sequence[float | None] = (None,)
     shares: Sequence[float] | None = None
     by_score = False
+    nested = False
     hooks = (("wanted", "by_score"),)
 
     def level(self, layer: int, expert: int) -> int:

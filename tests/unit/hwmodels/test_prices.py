@@ -125,5 +125,5 @@ def test_the_host_memory_of_every_shipped_platform_is_of_a_known_kind_or_lpddr4_
     for path in sorted((CONF / "platform").glob("*.yaml")):
         platform = Platform.from_mapping(shipped("platform", path.stem))
         without += [path.stem for d in platform.devices.values() if d.kind == "dram" and not memory_technology(d)]
-    proposed = ("duplex", "hbf_plus", "pimoe", "sieve", "stratum")
+    proposed = ("a3d_moe", "duplex", "flash_conv", "fse_dp", "hbf", "hbm4", "hd_moe", "pimoe", "sieve", "stratum")
     assert [name for name in without if not name.startswith(proposed)] == ["raspberry_pi_4"]
