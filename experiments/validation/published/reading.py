@@ -252,6 +252,8 @@ def _table(item: Any, path: str, number: int, common: Overrides, of_engine: Any,
                 cell = _flat(row.cells.get(column) or [], where, f"rows[{place}].cells.{column}")
                 overrides = join(shared, of_engine(row.engine, where), of_column, own, cell)
             cells.append(Cell(row.name, column, float(value), overrides, row.engine or engine))
+    if not cells:
+        raise ConfigError(f"{where}: every published figure of its rows is null; expected at least one number.")
     return Table(
         raw.id,
         raw.says,

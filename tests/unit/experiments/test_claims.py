@@ -241,6 +241,7 @@ def test_a_constant_of_a_framework_is_fitted_on_one_column_and_not_counted(tmp_p
         ({"claim": {"engines": {"our": "x"}}}, "engines.our names no run; did you mean 'ours'?"),
         ({"engine": "torch"}, "engine 'torch' is not in engines.yaml"),
         ({"table": {"rows": [{"name": "a", "published": [1.0]}]}}, "rows[0].published has 1 numbers; expected 2"),
+        ({"table": {"rows": [{"name": "a", "published": [None, None]}]}}, "every published figure of its rows is null"),
         ({"table": {"within": 0.2}}, "within_reason is missing"),
         ({"table": {"id": "more_memory"}}, "claim 'more_memory' is there twice"),
         ({"tables": "x"}, "field 'tables' must be a list, got 'x'."),
