@@ -36,7 +36,8 @@ def expert_s(platform: Platform, model: ModelSpec, place: str, tokens: np.ndarra
     worker, work = platform.workers[0], model.expert_work(tokens)
     if place in (COPIED, RESIDENT):
         moved_s = platform.copy_s(platform.home, worker, model.expert_bytes) if place == COPIED else 0.0
-        return moved_s + sum(split_s(work, platform.device(worker)))
+        launch_s, busy_s = split_s(work, platform.device(worker))
+        return np.asarray(moved_s + launch_s + busy_s)
     units = [platform.device(name) for name in platform.units]
     parts_s = [launch + busy / len(units) for launch, busy in (split_s(work, unit) for unit in units)]
     sizes = tokens * model.hidden * ACTIVATION_BYTES

@@ -235,7 +235,7 @@ def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
     *way, last = path
     node: Any = config
     for part in way:
-        key = int(part) if isinstance(node, list) else part
+        key: Any = int(part) if isinstance(node, list) else part
         found = node[key] if isinstance(node, list) else node.get(key)
         node[key] = list(found) if isinstance(found, list) else dict(found or {})
         node = node[key]
