@@ -40,9 +40,8 @@ def listed(kind: str) -> list[dict[str, str]]:
     if kind == "figures":
         from experiments.figures.definition import figure_file, figure_names, read_definition
 
-        return [
-            {"name": name, "description": read_definition(figure_file(name)).description} for name in figure_names()
-        ]
+        texts = {name: read_definition(figure_file(name)).description for name in figure_names()}
+        return [{"name": name, "description": _first_sentence(text)} for name, text in texts.items()]
     if kind == "datasheets":
         return [{"name": name, "description": sheet_line(datasheet(name))} for name in datasheet_names()]
     group = KIND_GROUPS[kind]
@@ -172,3 +171,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, ListConfig) and len(value) > MOST_VALUES:
         return f"({len(value)} values)"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].removesuffix(".") + "."

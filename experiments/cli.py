@@ -115,7 +115,8 @@ def parser() -> argparse.ArgumentParser:
 
     idea = commands.add_parser("propose", help="is a machine that does not exist worth building?")
     idea.add_argument("box", metavar="BOX.yaml", help="the proposed machine: a platform file (docs/proposals.md)")
-    overrides = idea.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as cache_gib=4")
+    text = "of every run, such as cache_gib=4"
+    overrides = idea.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     overrides.completer = _complete  # type: ignore[attr-defined]
     text = "platforms to compare it with, by name or file"
     idea.add_argument("--against", nargs="+", action="append", required=True, metavar="PLATFORM", help=text)
@@ -124,13 +125,13 @@ def parser() -> argparse.ArgumentParser:
     idea.add_argument("--model", help="a model, or a YAML's path (default: gpt_oss_20b)")
     idea.add_argument("--trace", help="a trace, or a path (default: gpt_oss_20b)")
     idea.add_argument("--small", action="store_true", help="fewer runs, to see what comes")
-    idea.add_argument("--out", required=True, metavar="FOLDER", help="folder to write and to resume")
+    idea.add_argument("--out", metavar="FOLDER", help="folder to write and to resume (default: runs/proposals/BOX)")
     idea.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     _printing(idea, "print the speed-ups as JSON")
 
     figure = commands.add_parser("figure", help="draw a named figure, running what it needs")
     figure.add_argument("figure", metavar="NAME", help="as listed, or the path of a YAML of one's own")
-    figure.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="added to every run")
+    figure.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="added to every run")
     figure.add_argument("--out", metavar="FOLDER", help="folder to write (default: runs/figures)")
     figure.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: this one alone)")
     text = "draw from this run or sweep folder, and run nothing; may be repeated"
@@ -396,7 +397,8 @@ def _run(arguments: list[str]) -> int:
         return calibrate_local.main(local_parser().parse_args(arguments[2:]))
     options, rest = parser().parse_known_args(arguments)
     if options.command in ("run", "sweep", "search", "capacity", "propose", "figure"):
-        options.overrides += [item for item in rest if not item.startswith("-")]  # overrides behind a switch
+        behind = [item for item in rest if not item.startswith("-")]  # overrides behind a switch
+        options.overrides = [*options.overrides, *behind]
         rest = [item for item in rest if item.startswith("-")]
     if rest:
         raise _UsageError(f"unknown argument '{rest[0]}'; see 'moesim {options.command} --help'.")

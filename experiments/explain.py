@@ -127,8 +127,10 @@ def explain(
         return f"{full.group(1) if full else match.group(1)}: this key has no value; give it one."
     if "Config group override must be" in detail:
         pairs = [item.lstrip("+").partition("=") for item in overrides]
-        group, _, value = next((pair for pair in pairs if pair[0] in groups and pair[2] == "null"), pairs[0])
-        return f"{group}={value}: expected the name or path of a choice{did_you_mean('', groups.get(group, ()))}"
+        odd = re.compile(r"null|[\d.]+")  # no names
+        group, _, value = next((pair for pair in pairs if pair[0] in groups and odd.fullmatch(pair[2])), pairs[0])
+        near = did_you_mean("" if value == "null" else value, groups.get(group, ()))
+        return f"{group}={value}: expected the name or path of a choice{near}"
     full = re.search(r"full_key: (\S+)", detail)
     named = _named(message, overrides) or (full.group(1) if full else " ".join(overrides))
     return f"{named}: {one_sentence(detail)}"

@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
             study = propose(
                 options.box,
                 rivals,
-                Path(options.out),
+                Path(options.out or Path("runs", "proposals", Path(options.box).stem)),
                 [*overrides, *([f"model={options.model}"] if options.model else []), *_trace(options.trace)],
                 systems=options.system,
                 scope=QUICK if options.small else Scope(),

@@ -7,33 +7,15 @@ The text of a kind says what it draws, and a line for each keyword what it means
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from experiments.explain import ConfigError
 from experiments.figures.data import Data
+from experiments.figures.drawing import Drawing, Kind, drawn_by
+from experiments.figures.kinds_hardware import break_even_map, expert_places, machines
 from experiments.figures.style import shown
 from experiments.figures.table import quantity
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Draw = Callable[..., list[Path]]  # (stem, *, width_in)
-
-
-class Drawing(NamedTuple):
-    """The rows that are drawn, and how."""
-
-    table: pd.DataFrame
-    draw: Draw
-
-
-class Kind(NamedTuple):
-    """needs: "sweep" (points and requests), "runs" (run folders), "recording" (a Result), "configuration"."""
-
-    prepare: Callable[..., Drawing]
-    needs: str
 
 
 def bars(
@@ -83,7 +65,7 @@ def bars(
     drawn = data.renamed(table.drop(columns=show).assign(**{value: table[show]}), category, group)
     if extra:
         drawn[category] = data.labels(table, [category, *extra])
-    return Drawing(table, _with(draw_bars, drawn, value=value, **options))
+    return Drawing(table, drawn_by(draw_bars, drawn, value=value, **options))
 
 
 def speedup(
@@ -100,7 +82,7 @@ def speedup(
 
     table = data.columns([category, group], [value], data.apart(category, group))
     options = {"value": value, "category": category, "group": group, "baseline": data.called(baseline, group)}
-    return Drawing(table, _with(speedup_bars, data.renamed(table, category, group), **options))
+    return Drawing(table, drawn_by(speedup_bars, data.renamed(table, category, group), **options))
 
 
 def cache_size(data: Data, *, series: str = "policy.cache", time: str = "tpot_mean_s") -> Drawing:
@@ -114,7 +96,7 @@ def cache_size(data: Data, *, series: str = "policy.cache", time: str = "tpot_me
     bounds = ["cache_bytes", "reference_hit_rate", "reference_tpot_s", "physics_tpot_s"]
     optional = [*data.apart(series, "cache_gib"), *bounds]
     table = data.columns([series], ["cache_gib", "hit_rate", time], optional)
-    return Drawing(table, _with(cache_size_curves, data.renamed(table, series), series=series, time=time))
+    return Drawing(table, drawn_by(cache_size_curves, data.renamed(table, series), series=series, time=time))
 
 
 def curves(data: Data, *, x: str, panels: list[list[str]], series: str) -> Drawing:
@@ -129,7 +111,7 @@ def curves(data: Data, *, x: str, panels: list[list[str]], series: str) -> Drawi
     metrics = [metric for names in panels for metric in names]
     table = data.columns([series], [x, *metrics], data.apart(series, x))
     options = {"x": x, "panels": panels, "series": series}
-    return Drawing(table, _with(metric_curves, data.renamed(table, series), **options))
+    return Drawing(table, drawn_by(metric_curves, data.renamed(table, series), **options))
 
 
 def cache_size_grid(
@@ -166,7 +148,7 @@ def cache_size_grid(
     called = {title: [data.called(name, series) for name in names] for title, names in groups.items()}
     options: dict[str, Any] = {"series": series, "rows": rows, "columns": columns, "time": time, "groups": called}
     options |= {"baseline": data.called(baseline, series), "dashed": [data.called(n, series) for n in dashed or []]}
-    return Drawing(table, _with(draw_grid, data.renamed(table, *keys), **options))
+    return Drawing(table, drawn_by(draw_grid, data.renamed(table, *keys), **options))
 
 
 def time_breakdown(data: Data, *, name: str, time: str = "tpot_mean_s", share: bool = False) -> Drawing:
@@ -183,7 +165,7 @@ def time_breakdown(data: Data, *, name: str, time: str = "tpot_mean_s", share: b
     shares = [str(column) for column in data.points if str(column).endswith("_share")]
     table = data.columns([name, *extra], [time], shares)
     drawn = table.assign(**{name: data.labels(table, [name, *extra])})
-    return Drawing(table, _with(time_stacks, drawn, name=name, time=time, share=share))
+    return Drawing(table, drawn_by(time_stacks, drawn, name=name, time=time, share=share))
 
 
 def energy_breakdown(data: Data, *, name: str, share: bool = False) -> Drawing:
@@ -199,7 +181,7 @@ def energy_breakdown(data: Data, *, name: str, share: bool = False) -> Drawing:
     parts = [f"energy_{part}_per_token_j" for part in PARTS]
     table = data.columns([name, *extra], ["energy_per_token_j", *parts])
     drawn = table.assign(**{name: data.labels(table, [name, *extra])})
-    return Drawing(table, _with(energy_stacks, drawn, name=name, share=share))
+    return Drawing(table, drawn_by(energy_stacks, drawn, name=name, share=share))
 
 
 def pareto(
@@ -239,7 +221,7 @@ def pareto(
         if table["front"].sum() > MOST_NAMES:
             text = f"points differ in {', '.join(extra)} as well, and the front has more than {MOST_NAMES} to name"
             warnings.warn(f"figure {data.name}: {text}; the CSV tells them apart.", UserWarning, stacklevel=2)
-    return Drawing(table, _with(pareto_front, drawn, **options))
+    return Drawing(table, drawn_by(pareto_front, drawn, **options))
 
 
 def tornado(data: Data, *, metric: str, factors: list[str], base: int | None = None) -> Drawing:
@@ -261,7 +243,7 @@ def tornado(data: Data, *, metric: str, factors: list[str], base: int | None = N
         factored = [value * unit.factor if isinstance(value, float) else value for value in called]
         labels.append(unit._replace(words=data.names.get(factor, unit.words)).label)
         drawn = drawn.rename(columns={factor: labels[-1]}).assign(**{labels[-1]: factored})
-    return Drawing(table, _with(draw_tornado, drawn, metric=metric, factors=labels, base=base))
+    return Drawing(table, drawn_by(draw_tornado, drawn, metric=metric, factors=labels, base=base))
 
 
 def latency(
@@ -306,7 +288,7 @@ def latency(
     settings = [dict(zip(keys, row, strict=True)) for row in points[keys].itertuples(index=False, name=None)]
     parts = [rows.filter(kept).assign(**row) for rows, row in zip(frames.values(), settings, strict=True)]
     together = pd.concat(parts, ignore_index=True)
-    draw = _with(latency_cdf, frames, value=value, phase=phase, log=log)
+    draw = drawn_by(latency_cdf, frames, value=value, phase=phase, log=log)
     return Drawing(together[[*keys, *(column for column in together if column not in keys)]], draw)
 
 
@@ -324,7 +306,7 @@ def expert_load(data: Data, *, value: str = "selections", by_load: bool = False)
     if not (folder / "experts.parquet").is_file():
         raise ConfigError(f"{folder}: a sweep keeps no load of experts; expected the folder of a run.")
     table = read_table(folder / "experts.parquet")
-    return Drawing(table, _with(expert_load_map, table, value=value, by_load=by_load))
+    return Drawing(table, drawn_by(expert_load_map, table, value=value, by_load=by_load))
 
 
 def timeline(data: Data, *, start_s: float | None = None, stop_s: float | None = None) -> Drawing:
@@ -344,7 +326,7 @@ def timeline(data: Data, *, start_s: float | None = None, stop_s: float | None =
         for s in timeline_of(result.run).slices
     ]
     table = pd.DataFrame(rows, columns=["device", "track", "kind", "name", "layer", "begin_s", "end_s"])
-    return Drawing(table, _with(timeline_strip, result, start_s=start_s, stop_s=stop_s))
+    return Drawing(table, drawn_by(timeline_strip, result, start_s=start_s, stop_s=stop_s))
 
 
 def roofline(
@@ -386,11 +368,10 @@ KINDS: dict[str, Kind] = {
     "expert_load": Kind(expert_load, "runs"),
     "timeline": Kind(timeline, "recording"),
     "roofline": Kind(roofline, "configuration"),
+    "machines": Kind(machines, "sweep"),
+    "break_even_map": Kind(break_even_map, "sweep"),
+    "expert_places": Kind(expert_places, "recordings"),
 }
-
-
-def _with(draw: Callable[..., list[Path]], *given: Any, **options: Any) -> Draw:
-    return lambda stem, *, width_in: draw(*given, stem, width_in=width_in, **options)
 
 
 def _measured(column: str) -> str:

@@ -14,7 +14,8 @@ from experiments.compose import read_yaml
 from experiments.explain import ConfigError
 from experiments.figures.data import Data
 from experiments.figures.definition import WIDTHS_IN, Definition, figure_file, read_definition
-from experiments.figures.kinds import KINDS, Drawing
+from experiments.figures.drawing import Drawing
+from experiments.figures.kinds import KINDS
 from experiments.figures.where import where
 from experiments.run import MARK, plain, run_config, write_result, write_table
 from experiments.sweep.identity import point_id
@@ -85,12 +86,15 @@ def prepare(
         raise ConfigError(
             f"--where {conditions[0]}: it chooses among runs that are there; give their folder by --from."
         )
-    extra = [*overrides, *(["timeline=true"] if needs == "recording" else [])]
+    extra = [*overrides, *(["timeline=true"] if needs.startswith("recording") else [])]
     listed = _listed(definition, extra)
     configs = [point.config for point in listed]
     data = Data(name, definition.names, configs=configs)
     if needs == "recording":
         data.results = [run_config(data.only(configs))]
+        return data, 0
+    if needs == "recordings":
+        data.results = [run_config(config) for config in configs]
         return data, 0
     if needs == "configuration":
         return data, 0
@@ -133,8 +137,8 @@ def _run_folders(listed: Sequence[Point], folder: Path, report: Callable[[Progre
 def _from_folders(name: str, definition: Definition, sources: Sequence[Path], conditions: Sequence[str]) -> Data:
     needs = KINDS[definition.kind].needs
     data = Data(name, definition.names)
-    if needs == "recording":
-        raise ConfigError(f"figure {name}: a {definition.kind} needs a run in memory; draw it without --from.")
+    if needs.startswith("recording"):
+        raise ConfigError(f"figure {name}: kind {definition.kind} needs runs in memory; draw it without --from.")
     _load(data, sources)
     assert data.points is not None
     assert data.requests is not None

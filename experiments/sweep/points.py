@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.compose import (
@@ -157,7 +157,7 @@ class _Values:
     """The values of overrides that can be set one by one, as the schema converts them."""
 
     def __init__(self, listed: dict[str, list[str]], varied: Sequence[str]) -> None:
-        self._varied = varied
+        self._varied, self._listed = varied, listed
         self._known: dict[str, Any] = {}  # override -> value, or _ODD
         self._typed = compose_unnamed([items[0] for items in listed.values()]) if varied else OmegaConf.create()
         self._plain = all(self._can_be_set(key) for key in varied)
@@ -173,8 +173,12 @@ class _Values:
         if "@" in key or key.startswith("~") or not (FREE.match(name) or name in _keys()):
             return False
         node: Any = self._typed
-        for part in name.split(".")[:-1]:  # lists on the way, or nothing, are left to Hydra
-            node = node.get(part) if isinstance(node, DictConfig) else None
+        for part in name.split(".")[:-1]:  # where nothing is on the way, it is left to Hydra
+            if isinstance(node, ListConfig):  # every choice of a group has a list of its own length
+                alike = len(self._listed.get(name.split(".")[0], ())) < 2
+                node = node[int(part)] if alike and part.isdecimal() and int(part) < len(node) else None
+            else:
+                node = node.get(part) if isinstance(node, DictConfig) else None
         return isinstance(node, DictConfig)
 
     def _value(self, key: str, override: str) -> Any:
@@ -227,9 +231,12 @@ def _get(config: dict[str, Any], path: Sequence[str]) -> Any:
 
 
 def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set a value in a nested mapping, copying the mappings on the way, as points share them."""
+    """Set a value in nested mappings and lists, copying those on the way, as points share them."""
     *way, last = path
-    for key in way:
-        config[key] = dict(config.get(key) or {})
-        config = config[key]
-    config[last] = value
+    node: Any = config
+    for part in way:
+        key: Any = int(part) if isinstance(node, list) else part
+        found = node[key] if isinstance(node, list) else node.get(key)
+        node[key] = list(found) if isinstance(found, list) else dict(found or {})
+        node = node[key]
+    node[last] = value

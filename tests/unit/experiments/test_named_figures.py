@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.compose import choices, chosen
+from experiments.compose import CONF, choices, chosen
 from experiments.explain import ConfigError
 from experiments.figures.data import Data
 from experiments.figures.definition import figure_file, figure_names, read_definition
@@ -81,7 +82,12 @@ CUT = {
     "cache_policies": ["policy/cache=lru,belady"],
     "cache_budget": ["cache_gib=2,4"],
     "request_rate": ["workload.requests=2", "workload.rate_per_s=2,4"],
-    "near_crossover": ["workload.requests=2", "workload.batch_size=1,2", "policy/execution=fetch,near_all"],
+    "near_crossover": ["workload.requests=8", "workload.batch_size=8", "workload.max_decode_tokens=1"],
+    "near_break_even": [
+        "workload.batch_size=1",
+        "platform.links.0.bandwidth_bytes_per_s=32 GB/s,64 GB/s",
+    ],
+    "hardware_systems": ["workload.batch_size=1"],
     "layouts": ["workload.requests=2", "policy.scheduling.max_batch=16"],
     "instances": ["workload.requests=2", "tenants.count=1,2"],
     "systems_against_budget": [
@@ -91,7 +97,7 @@ CUT = {
         "workload.warmup_requests=0",
     ],
 }
-TWO_SWEEPS = ("sensitivity", "hardware_energy")
+TWO_SWEEPS = ("sensitivity", "hardware_energy", "hardware_systems", "near_break_even")
 ONE_SWEEP = ("systems_against_budget", "layouts", "instances")
 
 
@@ -104,8 +110,43 @@ def test_the_rows_of_a_named_figure_can_be_made(name: str, tmp_path: Path, monke
         definition.sweeps = dict(list(definition.sweeps.items())[:2])
     if name in ONE_SWEEP:
         definition.sweeps = dict(list(definition.sweeps.items())[:1])
+    if name == "hardware_systems":
+        definition.draw["groups"] = {"units beside the GPU": ["MoNDE (MD+LB)"]}
     data, _ = prepare(name, definition, [*SHORT, *CUT.get(name, ())], workers=0)
-    assert len(table_of(definition, data).table) > 0
+    table = table_of(definition, data).table
+    assert len(table) > 0
+    if name in CHECKED:
+        CHECKED[name](table)
+
+
+def an_expert_takes_what_its_cost_model_says(table: pd.DataFrame) -> None:
+    """Runs in which every token of a layer asks for one expert, beside the closed form, to a nanosecond."""
+    places = table.set_index(["what", "place", "tokens"])["value"]
+    assert set(places["run"].index) == {(place, 8) for place in table[table["what"] == "model"]["place"]}
+    for place, tokens in places["run"].index:
+        assert places["run", place, tokens] == pytest.approx(places["model", place, tokens], abs=1e-9)
+
+
+def a_machine_is_compared_with_a_rival_on_the_same_one(table: pd.DataFrame) -> None:
+    rows = table.set_index("role")
+    assert sorted(rows.index) == ["MoNDE (MD+LB)", "baseline", "mark"]
+    assert rows["speed_up"].tolist() == pytest.approx((rows["tpot_mean_s"]["baseline"] / rows["tpot_mean_s"]).tolist())
+    assert rows.filter(like="energy_").notna().all(axis=None)
+
+
+def a_map_has_a_speed_up_in_each_cell(table: pd.DataFrame) -> None:
+    assert table["speed_up"].notna().all()
+    link, inside = (table[column] for column in table if "bytes_per_s" in column)
+    assert sorted(zip(link, inside, strict=True)) == [(a, b) for a in (32e9, 64e9) for b in (64e9, 128e9)]
+    at = table.set_index([link, inside])["speed_up"]
+    assert at[32e9, 128e9] > at[64e9, 128e9]  # the quicker the link, the less a device that computes is worth
+
+
+CHECKED = {
+    "near_crossover": an_expert_takes_what_its_cost_model_says,
+    "hardware_systems": a_machine_is_compared_with_a_rival_on_the_same_one,
+    "near_break_even": a_map_has_a_speed_up_in_each_cell,
+}
 
 
 def test_systems_that_change_the_answer_are_dashed_in_the_figure_of_all_systems_and_in_no_other_line() -> None:
@@ -114,11 +155,12 @@ def test_systems_that_change_the_answer_are_dashed_in_the_figure_of_all_systems_
     run = {name for key, _, names in parts if key == "system" for name in names.split(",")}
     grouped = [name for names in definition.draw["groups"].values() for name in names]
     assert sorted(grouped) == sorted(run - {definition.draw["baseline"]})
-    changing = {
-        name
-        for name in run
-        if (made := chosen([f"system={name}"]))["policy/gating"] != "routed" or made["policy/precision"] != "stored"
-    }
+    changing = set()
+    for name in run:
+        if re.search("policy/(gating|precision)", (CONF / "system" / f"{name}.yaml").read_text()):
+            made = chosen([f"system={name}"])
+            if (made["policy/gating"], made["policy/precision"]) != ("routed", "stored"):
+                changing.add(name)
     otherwise = {"ktransformers", "pregated_moe"}  # experts that come a layer late; a model trained anew
     assert set(definition.draw["dashed"]) == changing | otherwise
 
@@ -384,7 +426,7 @@ def test_a_definition_that_cannot_be_names_file_and_key(
         ),
         (
             ["decode_step", "--from", "x"],
-            "figure decode_step: a timeline needs a run in memory; draw it without --from.",
+            "figure decode_step: kind timeline needs runs in memory; draw it without --from.",
         ),
         (["decode_step", "seed=1,2"], "figure decode_step: it shows one run, and 2 are given; choose one of them."),
         (["cache_budget", "--workers", "-1"], "--workers is -1; expected 0 (no other process) or more."),
