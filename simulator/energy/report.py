@@ -62,18 +62,19 @@ class EnergyReport:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """`energy_j` is that of the account if there is one, else by power. Of all steps, warm-up included."""
+        """`energy_j` is that of the account if there is one, else by power, None if no device states one. Of all steps,
+        warm-up included."""
         records = self.records
         prompt, tokens = (int(records.column(name).sum()) for name in ("prompt_tokens", "tokens"))
         known = not self.missing
         bottom_up_j = total_pj(self.entries) / PJ_PER_J if known else None
-        energy_j = self.by_power_j if bottom_up_j is None else bottom_up_j
+        energy_j = (self.by_power_j or None) if bottom_up_j is None else bottom_up_j
         parts, phases = by(self.entries, "part"), by(self.entries, "phase")
         counts = {"decode": tokens - prompt, "prefill": prompt}
         given = self.run.scenario.settings.carbon_g_per_kwh
         return {
             "energy_j": energy_j,
-            "energy_per_token_j": energy_j / tokens if tokens else None,
+            "energy_per_token_j": energy_j / tokens if tokens and energy_j is not None else None,
             "energy_bottom_up_j": bottom_up_j,
             "energy_by_power_j": self.by_power_j,
             **{
@@ -84,7 +85,9 @@ class EnergyReport:
                 f"energy_{phase}_per_token_j": phases.get(phase, 0) / PJ_PER_J / count if known and count else None
                 for phase, count in counts.items()
             },
-            "carbon_g": None if given is None else carbon_g(energy_j, seconds(self.duration_ps), given),
+            "carbon_g": None
+            if given is None or energy_j is None
+            else carbon_g(energy_j, seconds(self.duration_ps), given),
         }
 
     def _measured(self) -> Measured:

@@ -29,7 +29,7 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
     total_ps = sum(parts_ps.values())
     kv_peak = sum(sum(one.result.run.batcher.pages.peak_bytes) for one in each if one.result.run.batcher is not None)
     ttfts = [row["ttft_s"] for row in rows if row["ttft_s"] is not None]
-    energy_j = result.energy_report.by_power_j
+    energy_j = result.energy_report.by_power_j or None
     given = result.run.scenario.settings.carbon_g_per_kwh
     all_tokens = sum(int(one.result.records.column("tokens").sum()) for one in each)
     found |= {
@@ -55,9 +55,11 @@ def pooled_summary(result: PooledResult) -> dict[str, Any]:
             peak_bytes(one.result.run, rank) for one in each for rank in range(len(one.result.run.workers))
         ),
         "energy_j": energy_j,
-        "energy_by_power_j": energy_j,
-        "carbon_g": None if given is None else carbon_g(energy_j, seconds(result.duration_ps), given),
-        "energy_per_token_j": energy_j / all_tokens if all_tokens else None,
+        "energy_by_power_j": result.energy_report.by_power_j,
+        "carbon_g": None
+        if given is None or energy_j is None
+        else carbon_g(energy_j, seconds(result.duration_ps), given),
+        "energy_per_token_j": energy_j / all_tokens if all_tokens and energy_j is not None else None,
     }
     return found | intervals(result.draws) | _pools(result, rows, found["tokens_per_s"])
 

@@ -324,6 +324,11 @@ def test_without_a_price_the_summary_goes_by_power_and_says_what_is_missing():
     assert "flop_pj" in result.provenance["energy"]
 
 
+def test_without_a_price_or_a_power_there_is_no_energy_in_the_summary_rather_than_none_spent():
+    summary = run(ONE, tiny_trace([[[[2]]]]), tiny_platform(), system(), cache_bytes=4 * EXPERT_BYTES).summary
+    assert (summary["energy_j"], summary["energy_per_token_j"], summary["energy_by_power_j"]) == (None, None, 0)
+
+
 def test_only_what_the_run_needs_must_have_a_price():
     """The SSD of a platform whose experts start in DRAM does nothing."""
     platform = priced(tiny_platform())
