@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hwmodels.datasheet import datasheet
 from hwmodels.device import Device, Link
 from hwmodels.efficiency import efficiency
 from hwmodels.near_memory import memory_bytes_per_s
@@ -99,7 +100,10 @@ def _of_device(device: Device, left_out: tuple[str, ...]) -> Iterator[Constant]:
 
 
 def _constant(thing: Device | Link, field: str, value: float | None) -> Constant:
-    origin = thing.origin.get(field.split(".")[0], thing.origin.get("others", "assumed"))
+    name = field.split(".")[0]
+    sheet = datasheet(thing.datasheet) if isinstance(thing, Device) and thing.datasheet else None
+    unsaid = "datasheet" if sheet is not None and getattr(thing, name) == getattr(sheet, name, None) else "assumed"
+    origin = thing.origin.get(name, thing.origin.get("others", unsaid))
     return Constant(f"{thing.name}.{field}", value, origin, thing.source, SPREAD[origin])
 
 
@@ -153,12 +157,15 @@ def drawn(platform: Platform, found: list[Constant], number: int, seed: int = 0)
     """The platform with each constant multiplied by exp(spread · z), z standard normal, and another bootstrap draw.
 
     z depends on the names of platform and constant, the seed and the number alone, so that the same number draws the
-    same machine for every policy. A GPU's kernel models are named by kernel and parameters rather than by platform.
+    same machine for every policy. A GPU's kernel models are named by kernel and parameters rather than by platform, and
+    what else is drawn of a device with a datasheet by that, so that it is the same device on every platform.
     """
     factors = {}
+    sheets = {device.name: device.datasheet for device in platform.devices.values()}
     for constant in found:
         if constant.spread:
-            what = constant.source if constant.origin == "fitted" else platform.name
+            owner = constant.name.split(".", 1)[0]
+            what = constant.source if constant.origin == "fitted" else sheets.get(owner) or platform.name
             key = zlib.crc32(f"{what}/{constant.name}".encode())
             z = np.random.default_rng([key, seed, number]).standard_normal()
             factors[constant.name] = float(np.exp(constant.spread * z))

@@ -269,6 +269,12 @@ class _Builder:
         self.scheduling.bind(self.context("scheduling"))
         self.hosted.update(self.attention.on_host(model.layers))
         check_units(scenario, self.ranks, self.pipeline, self.attention, self.execution)
+        if self.precision.nested and (self.execution.uses_cpu or self.execution.uses_units):
+            raise ScenarioError(
+                f"policy/precision {type(self.precision).__name__} reads a part of each weight on the worker, and"
+                f" policy/execution {type(self.execution).__name__} may run experts elsewhere; expected"
+                " policy/execution=fetch."
+            )
         if isinstance(self.pipeline, MicroBatches):
             return assemble(self, self.pipeline)
         placement = system.placement()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from experiments.proposal.sides import Side
@@ -18,7 +19,7 @@ from hwmodels.units import format_quantity
 def cautions(study: Study) -> list[str]:
     """One sentence or two each, the gravest kind first."""
     platform = study.box.platform
-    found = [*pins(platform), *beyond(platform), *_fits(study), *_failed(study)]
+    found = [*pins(platform), *beyond(platform), *_few(study), *_fits(study), *_failed(study)]
     return [*found, *_assumed(platform), *_unlimited(platform), *_other(study)]
 
 
@@ -82,6 +83,18 @@ def _fits(study: Study) -> Iterator[str]:
             )
 
 
+def _few(study: Study) -> Iterator[str]:
+    """Workloads that the trace has not the requests for."""
+    for case in study.cases:
+        outcome, asked = study.outcome(study.box, case), case.changes["workload.requests"]
+        ran = math.nan if outcome is None else outcome.value("requests")
+        if ran < asked:
+            yield (
+                f"**{case.words} ran with {ran:.0f} of {asked} requests**: the trace has no more, so larger"
+                " batches, those of section 4 too, are batches of as many."
+            )
+
+
 def _failed(study: Study) -> Iterator[str]:
     """Machines on which a case does not run at all, such as for want of capacity."""
     for side in study.sides:
@@ -134,13 +147,26 @@ def _other(study: Study) -> Iterator[str]:
             yield (
                 f"{study.box.label} computes on {mine}, {rival.label} on {theirs}: part of the difference is theirs."
             )
+        fitted_there = [_fitted(side) for side in (study.box, rival)]
+        if fitted_there[0] != fitted_there[1]:
+            one, other = (study.box, rival) if fitted_there[0] else (rival, study.box)
+            yield (
+                f"Kernels of {one.label} are timed by models fitted to measurements, with launches, those of"
+                f" {other.label} at fixed shares of its datasheet: part of the difference is in the timing."
+            )
     hosts = {side.label: any(device.kind == "cpu" for device in side.platform.devices.values()) for side in study.sides}
     if any(hosts.values()) and not all(hosts.values()):
         without = ", ".join(label for label, there in hosts.items() if not there)
         yield f"The file of {without} has no host CPU: its energy in section 1 lacks what one draws."
+    for remark in study.remarks:
+        yield f"The trace: {remark}."
     for side in study.sides:
         if side.platform.remark:
             yield f"{side.label}: {side.platform.remark}."
+
+
+def _fitted(side: Side) -> bool:
+    return all(side.platform.devices[name].engine for name in side.platform.workers)
 
 
 def _gpus(side: Side) -> str:

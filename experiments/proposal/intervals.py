@@ -24,6 +24,7 @@ class Intervals(NamedTuple):
 
 
 NONE = (math.nan, math.nan)
+LEAST = 5  # draws of which an interval is told
 
 
 def intervals(study: Study, rival: Side, case: Case) -> Intervals:
@@ -43,7 +44,7 @@ def _points(study: Study, rival: Side, case: Case, metric: str) -> pd.DataFrame:
 def _calibration(study: Study, rival: Side, case: Case) -> tuple[tuple[float, float], int]:
     found = [study.drawn.get((side.label, case.name)) for side in (study.box, rival)]
     tables = [outcome.draws for outcome in found if outcome is not None and outcome.draws is not None]
-    if len(tables) < 2:
+    if len(tables) < 2 or study.scope.draws < LEAST:
         return NONE, 0
     drawn = pd.concat([table.assign(point=number) for number, table in enumerate(tables)])
     points = _points(study, rival, case, case.metric)

@@ -9,7 +9,7 @@ from experiments.proposal import pictures
 from experiments.proposal.cautions import cautions
 from experiments.proposal.designs_page import designs_lines
 from experiments.proposal.energy import ACCOUNTS, energies, per_dollar, per_watt, unpriced, unsaid
-from experiments.proposal.intervals import intervals
+from experiments.proposal.intervals import LEAST, intervals
 from experiments.proposal.page import html_page
 from experiments.proposal.sides import described
 from experiments.proposal.skew import words
@@ -211,7 +211,9 @@ def _map(study: Study) -> Iterator[str]:
         "how uneven experts are used. Beside the routing as recorded stand traces in which every token draws its "
         "experts anew: all alike, or the n-th most popular of a layer as often as 1/n or 1/n² says (steps "
         "`shuffle uniform` and `skew` of `moesim trace transform`). Headings say what share of the work the "
-        "busiest eighth of the experts has. A dash: one of the two machines does not run there."
+        "busiest eighth of the experts has. Each machine runs one system throughout, the one that is quickest in "
+        f"the case '{study.cases[1].words}' (at batch 1 '{study.cases[0].words}'): another may be quicker in a cell. "
+        "A dash: one of the two machines does not run there."
     )
     for rival in study.rivals:
         yield ""
@@ -232,7 +234,8 @@ def _sure(study: Study) -> Iterator[str]:
     yield ""
     yield (
         f"*Constants*: the middle 90 % of {study.scope.draws} runs with all constants of both machines drawn by "
-        "how well each is known (`uncertainty=calibration`; the same draws for both). *Requests*: 95 % if other "
+        "how well each is known (`uncertainty=calibration`; a GPU that both have is drawn alike), a dash with fewer "
+        f"than {LEAST}. *Requests*: 95 % if other "
         "requests like these had been served (bootstrap, the same requests on both). Those of one batch count as "
         "one sample, and with fewer than five samples nothing is said: a dash."
     )

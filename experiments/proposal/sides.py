@@ -26,7 +26,7 @@ NEAR_WORDS = {
     " and the experts of fewer tokens on the units",
     "near_all": "popular experts on the GPU, but every expert that a unit can run runs there",
 }
-RIVAL = ("on_demand_lru", "pinned_popular", "cpu_in_place", "transition_prefetch")
+RIVAL = ("on_demand_lru", "pinned_popular", "cpu_in_place", "fiddler", "transition_prefetch")
 UNITS = ("near_makespan", "near_ratio", "near_all", "pinned_popular")
 
 

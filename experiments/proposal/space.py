@@ -15,6 +15,7 @@ from hwmodels.strict import strict
 from hwmodels.units import parse_quantity, unit_of_key
 
 MEASURES = {"area_mm2": "mm²", "tdp_w": "W", "cost_usd": "US$"}
+MOST_TRIALS = 10_000
 WORKLOADS = ("single", "batch", "prompts")  # in the order of experiments.proposal.cases
 BOUGHT = ("gpu", "cpu")  # kinds of devices that no budget counts
 DIGITS = 3  # of numbers that are drawn
@@ -107,12 +108,19 @@ def section(platform: Platform, node: Mapping[str, Any], where: str) -> Section 
     read = strict(_Section, given, where, ConfigError, "search")
     if not read.parameters:
         raise ConfigError(f"{where}: field 'search.parameters' must name at least one value of the file.")
-    if read.trials < 1:
-        raise ConfigError(f"{where}: field 'search.trials' must be at least 1, got {read.trials}.")
+    if not 1 <= read.trials <= MOST_TRIALS:
+        raise ConfigError(f"{where}: field 'search.trials' must be from 1 to {MOST_TRIALS}, got {read.trials}.")
     if read.workload not in WORKLOADS:
         known = ", ".join(WORKLOADS)
         raise ConfigError(f"{where}: field 'search.workload' must be one of {known}, got '{read.workload}'.")
     ranges = tuple(_range(platform, node, key, entry, where) for key, entry in read.parameters.items())
+    paths = [path for span in ranges for path in span.parameter.values]
+    for path in paths:
+        if paths.count(path) > 1:
+            name = path.removeprefix("platform.")
+            raise ConfigError(
+                f"{where}: field 'search.parameters' sets {name} twice; expected each value once, `also` too."
+            )
     base = _base(platform)
     budget = {}
     for name, value in read.budget.items():
@@ -160,7 +168,7 @@ def _range(platform: Platform, node: Mapping[str, Any], key: str, given: Any, wh
     count = int(node["devices"].get(owner, {}).get("count", 1)) if key.startswith("devices.") else 1
     power = None
     if key.startswith("devices.") and "tdp_w" in prices:
-        device = next(item for name, item in platform.devices.items() if name in (owner, f"{owner}0"))
+        device = platform.devices.get(owner) or platform.devices[f"{owner}0"]
         if device.kind == "ndp" and device.tdp_w:
             power = f"platform.devices.{owner}.tdp_w", device.tdp_w
     per = 0.0 if entry.per is None else _number(entry.per, key, f"{at}.per'")
@@ -179,11 +187,16 @@ def _place(platform: Platform, node: Mapping[str, Any], key: str, at: str) -> tu
     if name not in owners:
         raise ConfigError(f"{at}' names no part of the file: {name}{did_you_mean(name, owners)}")
     known = [item.name for item in fields(kind) if item.type in (int, float, "int", "float")]
+    if wanted.split(".")[0] == "peak_flop_per_s":
+        raise ConfigError(f"{at}' is a set of peaks; state the unit's macs and clock_hz, and search those.")
+    if wanted in MEASURES:
+        raise ConfigError(f"{at}' is what a budget limits; expected a value of the design, with its price in {wanted}.")
     if wanted not in known:
         raise ConfigError(f"{at}' names no number of a {group[:-1]}: {wanted}{did_you_mean(wanted, known)}")
     place = name if group == "devices" else str(links.index(name))
     things: Sequence[Device | Link] = [*platform.devices.values()] if group == "devices" else platform.links
-    thing = next(item for item in things if item.name in (name, f"{name}0"))
+    named = {item.name: item for item in things}
+    thing = named.get(name) or named[f"{name}0"]
     value = float(getattr(thing, wanted))
     if value <= 0:
         raise ConfigError(f"{at}' is not stated in the file; expected a value to start from.")

@@ -54,6 +54,7 @@ class Study:
     shares: dict[str | None, float] = field(default_factory=dict)
     designs: Designs | None = None
     runs: int = 0
+    remarks: list[str] = field(default_factory=list)  # of the trace beside the model
 
     @property
     def box(self) -> Side:
@@ -123,7 +124,7 @@ def propose(
     made = sides(box, rivals, systems, overrides)
     config = composed((*overrides, f"platform={box}")).config
     study = Study(folder, scope, tuple(overrides), made, cases(scope), config)
-    _check_trace(config)
+    study.remarks = _check_trace(config)
     searched = _section(study, box)
     _systems(study, runs)
     if not any(study.outcome(study.box, case) for case in study.cases):
@@ -224,11 +225,11 @@ def _map(study: Study, runs: Runs) -> None:
         study.shares[skew] = busiest_share(with_steps(study.config, [] if skew is None else [skew]))
 
 
-def _check_trace(config: dict[str, Any]) -> None:
-    """Raise ConfigError, one sentence, if the trace is of another model."""
+def _check_trace(config: dict[str, Any]) -> list[str]:
+    """How the trace differs from the model. Raises ConfigError, one sentence, if it is of another one."""
     scenario = scenario_from_config(config)
     try:
-        check_fit(scenario.model, scenario.trace)
+        return check_fit(scenario.model, scenario.trace)
     except ScenarioError as error:
         raise ConfigError(f"{str(error).rstrip('.')}; give --trace one of that model.") from None
 
@@ -246,6 +247,11 @@ def _section(study: Study, box: str) -> tuple[Section, Case] | None:
 
 def _designs(study: Study, runs: Runs, found: Section, case: Case) -> None:
     """Search with the system that is quickest with the file's values."""
-    asked = _asked(study, study.box, case, {})
-    if asked is not None:
+    asked, own = _asked(study, study.box, case, {}), study.outcome(study.box, case)
+    if asked is not None and own is not None:
+        if math.isnan(own.value("energy_per_token_j")):
+            raise ConfigError(
+                f"{study.box.label}: field 'search' weighs time and energy, and no energy is known; expected tdp_w, or"
+                " process and memory_technology, of its devices."
+            )
         study.designs = designs(found, case, asked, runs, study.config["seed"])

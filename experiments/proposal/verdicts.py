@@ -46,6 +46,9 @@ def _break_even(study: Study, rival: Side, case: Case, parameter: Parameter) -> 
         return "-"
     failed = [factor for factor, value in speed.items() if value != value]
     note = f"; does not run at {', '.join(parameter.text(factor) for factor in sorted(failed))}" if failed else ""
+    ties = [factor for factor, value in speed.items() if abs(value - 1) < EVEN]
+    if ties and found.factors and found.wins_above and min(speed) in ties:
+        return f"as quick up to {parameter.text(max(ties))}, quicker beyond{note}"
     if found.factors:
         values = " and ".join(parameter.text(factor) for factor in found.factors)
         where = "" if len(found.factors) > 1 else " or more" if found.wins_above else " or less"

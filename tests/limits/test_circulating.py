@@ -86,7 +86,7 @@ def test_more_room_is_never_slower_and_nothing_beats_what_binds(rounds: list, ah
 
 
 def test_what_goes_without_circulation_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected room for three slices"):
+    with pytest.raises(ValueError, match="expected room for three slices of at least 256 bytes"):
         ExpertStreaming(sram_bytes=512, slice_bytes=256)
     both = system(placement=type("Cut", (PopularFirst,), {"slices": True}), pipeline=STREAMING)
     with pytest.raises(ScenarioError, match="expected policy/placement of whole experts"):

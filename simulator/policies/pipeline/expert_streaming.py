@@ -1,5 +1,7 @@
 from simulator.policies.pipeline.plain import PlainPipeline
 
+LEAST_SLICE_BYTES = 256  # each is followed through every worker: finer ones only take time
+
 
 class ExpertStreaming(PlainPipeline):
     """Tokens stay; slices of all experts stream from the memories of the workers and circulate over all (FSE-DP).
@@ -11,10 +13,10 @@ class ExpertStreaming(PlainPipeline):
     """
 
     def __init__(self, sram_bytes: int = 14_000_000, slice_bytes: int = 262_144, paired: bool = True) -> None:
-        if slice_bytes < 1 or sram_bytes < 3 * slice_bytes:
+        if slice_bytes < LEAST_SLICE_BYTES or sram_bytes < 3 * slice_bytes:
             raise ValueError(
                 f"policy.pipeline.sram_bytes is {sram_bytes} and slice_bytes {slice_bytes}; expected room for three"
-                " slices."
+                f" slices of at least {LEAST_SLICE_BYTES} bytes."
             )
         self.slice_bytes, self.paired = slice_bytes, paired
         self.ahead = sram_bytes // slice_bytes - 2  # beside the slice that is computed and the one that arrives

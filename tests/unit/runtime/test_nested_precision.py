@@ -8,8 +8,10 @@ import pytest
 
 from hwmodels import time_s
 from simulator.plan import Workload
+from simulator.policies.execution.cpu_in_place import CpuInPlace
 from simulator.policies.placement.popular import PopularFirst
 from simulator.policies.precision.read_by_score import ReadByScore
+from simulator.scenario import ScenarioError
 from tests.helpers import EXPERT_BYTES, run, system, tiny_model, tiny_platform, tiny_trace
 
 IDS = [[[[0, 1]], [[2, 3]]]]  # two tokens of one request, one layer
@@ -43,3 +45,9 @@ def test_an_expert_is_read_whole_if_it_matters_to_one_of_its_tokens() -> None:
     plain = run(model, trace, platform, system(placement=PopularFirst), both)
     found = run(model, trace, platform, system(placement=PopularFirst, precision=ReadByScore), both)
     assert [r.end_ps for r in found.records] == [r.end_ps for r in plain.records]
+
+
+def test_where_experts_may_run_elsewhere_reading_in_part_is_refused() -> None:
+    elsewhere = system(execution=CpuInPlace, precision=ReadByScore)
+    with pytest.raises(ScenarioError, match="expected policy/execution=fetch"):
+        run(tiny_model(layers=1), tiny_trace(IDS, weights=WEIGHTS), tiny_platform(), elsewhere)
