@@ -102,7 +102,8 @@ def _speed(study: Study) -> Iterator[str]:
                 up = "" if side is study.box else times(study.speed_up(side, case, budget))
                 joules = energies(study, side, case, budget)
                 rows.append([case.words, side.label, system, time, up, *joules])
-        yield from table(["workload", "machine", "system", "time", "speed-up", *ACCOUNTS], rows, left=3)
+        header = ["workload", "machine", "system", "time", f"speed-up of {study.box.label} over it", *ACCOUNTS]
+        yield from table(header, rows, left=3)
         yield ""
         yield f"From `{RUNS}/{budget}/points.parquet`, which has all systems."
     yield ""
