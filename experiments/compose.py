@@ -57,22 +57,26 @@ def compose_unnamed(overrides: Sequence[str]) -> DictConfig:
 def chosen(overrides: Sequence[str] = ()) -> dict[str, str]:
     """Group -> the choice made in it, for the groups of `choices`. Raises ConfigError as `compose_config`."""
     with search_path(overrides) as (rewritten, sources):
-        made = _compose(rewritten, list(overrides), sources, with_hydra=True).hydra.runtime.choices
-        return {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
+        return _made(_compose(rewritten, list(overrides), sources, with_hydra=True), sources)
 
 
 def composed_and_chosen(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """`compose_unnamed` and `chosen` in one go, for the price of one."""
     with search_path(overrides) as (rewritten, sources):
         whole = _compose(rewritten, list(overrides), sources, with_hydra=True)
-        made = whole.hydra.runtime.choices
-        names = {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
+        names = _made(whole, sources)
         OmegaConf.set_struct(whole, False)
         del whole["hydra"]
         try:
             return checked(whole), names
         except (OmegaConfBaseException, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(explain(error, list(overrides), known_keys(), choices(), sources)) from None
+
+
+def _made(whole: DictConfig, sources: dict[str, str]) -> dict[str, str]:
+    """The choices of a configuration that was composed with Hydra's own part, as they were given."""
+    made = whole.hydra.runtime.choices
+    return {group: sources.get(made[group], made[group]) for group in choices() if made.get(group) is not None}
 
 
 def axes(overrides: Sequence[str]) -> dict[str, list[str]]:

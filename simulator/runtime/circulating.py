@@ -98,11 +98,10 @@ class CirculatingCosts:
         self.size_bytes[prefill] += sum([self._sizes[blob] for blob in blobs]) + self._vector_bytes * sum(tokens)
         pace = self._exchange.pace.ravel()
         served = [int(pace[blob]) for blob in blobs]
-        order = sorted(range(len(blobs)), key=lambda place: -served[place])
+        order = list(range(len(blobs)))
         if self._policy.paired:
+            order.sort(key=lambda place: -served[place])
             order = [order[place // 2 if place % 2 == 0 else -1 - place // 2] for place in range(len(order))]
-        else:
-            order = list(range(len(blobs)))
         rounds = [each for place in order for each in self.rounds(self._sizes[blobs[place]], served[place])]
         end_ps = circulate(rounds, self._policy.ahead)
         compute_ps = sum(compute for _, _, compute in rounds)

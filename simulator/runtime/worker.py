@@ -587,13 +587,12 @@ class Worker(Stream):
 
     def _run(self, blobs: Sequence[int], tokens: dict[int, int] | None, t: int) -> int:
         """Run experts of one layer that are here, those of one precision as one launch; returns when the last ends."""
-        rows: dict[int, Sequence[int]] = {}
+        rows: dict[int, list[int]] = {}
         if self._levels == 1:
-            rows[blobs[0] // self._experts_per_layer] = blobs
+            rows[blobs[0] // self._experts_per_layer] = list(blobs)
         else:
             for blob in blobs:
-                row = self._row(blob)
-                rows[row] = [*rows.get(row, ()), blob]
+                rows.setdefault(self._row(blob), []).append(blob)
         for row, some in rows.items():
             duration, split = self._launch(row, some, tokens)
             t += duration

@@ -12,7 +12,7 @@ from hwmodels.energy import flop_pj, memory_pj_per_bit
 
 WEIGHTS = (
     16384 * 4096
-)  # of the product that is compared, 16 bits each: the size in the program of Duplex (LLMSimulator)
+)  # of the product that is compared, 16 bits each; the program of Duplex (LLMSimulator) has as many
 
 
 def edap(unit: Sequence[str], op_per_byte: int, die_mm2: float, area_mm2: Sequence[float]) -> float:

@@ -155,3 +155,8 @@ def ratio_beyond(runs: Mapping[str, Run], key: str, of: str, over: str, beyond: 
     """Ratio of what two runs take beyond a third, such as of MoE layers alone beyond a model without experts."""
     base = float(runs[beyond].summary[key])
     return (float(runs[of].summary[key]) - base) / (float(runs[over].summary[key]) - base)
+
+
+def best_rival_over(runs: Mapping[str, Run], ours: str, key: str) -> float:
+    """The least of a time, a key of the summary, among the other runs, over that of `ours`: above 1, ours is faster."""
+    return min(float(run.summary[key]) for name, run in runs.items() if name != ours) / float(runs[ours].summary[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from experiments.catalogue import load
-from hwmodels import Device, Platform, operators, time_s
+from hwmodels import Platform, operators, time_s
 from simulator.model import ModelSpec
 
 
@@ -23,25 +23,10 @@ def gemv_speed_up(
     return worker_s / unit_s
 
 
-def gemv_s(
-    platform: str, device: str, rows: int, columns: int, weight_bits: float = 16.0, dtype: str = "fp16"
-) -> float:
-    """Seconds of one vector times a matrix on a device of a platform."""
-    machine = Platform.from_mapping(load("platform", platform), platform)
-    return float(time_s(operators.gemm(1, rows, columns, weight_bits, dtype), machine.device(device)))
-
-
 def most_useful_batch(platform: str, unit: str, rows: int, columns: int, most: int = 64) -> int:
     """The largest batch, up to `most`, of which the product is quicker on the unit than on the worker; 0 if none is."""
     batches = range(1, most + 1)
     return max((batch for batch in batches if gemv_speed_up(platform, unit, rows, columns, batch) > 1), default=0)
-
-
-def peak_over_bandwidth(platform: str, unit: str, dtype: str = "fp16") -> float:
-    """Operations per byte at which a unit's peak and its memory are balanced."""
-    machine = Platform.from_mapping(load("platform", platform), platform)
-    device: Device = machine.device(unit)
-    return device.peak_flop_per_s[dtype] / device.memory_read_bytes_per_s
 
 
 def decode_speed_up(platform: str, unit: str, model: str, bits: float, dtype: str, context: int) -> float:

@@ -73,6 +73,17 @@ def test_the_same_number_draws_the_same_machine_and_another_draws_another():
     assert drawn(platform, found, 3).device("gpu0").draw == 4
 
 
+def test_a_gpu_of_one_datasheet_is_the_same_machine_on_two_platforms_whoever_states_its_origin():
+    preset = load("rtx_4090")
+    box = Platform.from_mapping(OmegaConf.load(CONF.parents[2] / "examples/ndp_box.yaml"))
+    sheet = {c.name: c.origin for c in constants(box)}
+    assert sheet["gpu0.memory_read_bytes_per_s"] == sheet["gpu0.peak_flop_per_s"] == "datasheet"
+    assert sheet["gpu0.launch_overhead_s"] == "assumed"  # its file's own
+    launches = {drawn(platform, constants(platform), 5).device("gpu0").launch_overhead_s for platform in (box, preset)}
+    assert len(launches) == 1
+    assert launches != {preset.device("gpu0").launch_overhead_s}
+
+
 def test_drawn_constants_spread_as_they_say():
     platform = load("rtx_3060")
     found = [c for c in constants(platform) if c.name == "pcie0.latency_s"]
